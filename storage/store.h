@@ -1,0 +1,220 @@
+/* The data model, and all that the program asks of its database. Read this file first.
+ *
+ * Storage is passive: it has no threads, no clock and no sockets. A `struct store` is one
+ * connection and belongs to one thread at a time. Exactly one connection per process is opened
+ * with STORE_WRITE (SQLite 3.40.1 has the WAL-reset bug, https://sqlite.org/wal.html#walresetbug:
+ * one connection makes every write and every checkpoint); any number with STORE_READ.
+ *
+ * What is on disk:
+ *   batch    one row a batch: its settings, its state, and (once it has ended) its counts
+ *   page     the accepted requests, packed: a page holds some requests of one batch to one lane
+ *   result   one row a finished request, numbered within its batch in order of completion
+ *   body     the body of a result, apart, so that result rows stay narrow
+ * There is no "claimed" state: a request is pending when it has no result.
+ *
+ * All paging is by key ("after"), never by offset. No SQL text, SQLite type or row handle crosses
+ * this header, so that another backend fits behind it. */
+#ifndef STORAGE_STORE_H
+#define STORAGE_STORE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "err.h"
+
+struct store;
+
+enum {
+    STORE_BATCH_ID_SIZE = 40,   /* a batch's public id with its NUL */
+    STORE_HASH_SIZE = 32,       /* SHA-256 of a submission's content */
+    STORE_TIMINGS = 8,          /* see enum store_timing */
+};
+
+/* Bytes that belong to somebody else; ptr NULL means "none". Not NUL-terminated. */
+struct span {
+    const char *ptr;
+    size_t len;
+};
+
+enum batch_state {
+    BATCH_STAGING = 0,    /* still being uploaded: removed when the service starts again */
+    BATCH_OPEN = 1,       /* accepted; queued or in progress (started_ms tells which) */
+    BATCH_CANCELLING = 2, /* its pending requests are being given their `cancelled` results */
+    BATCH_COMPLETED = 3,  /* every request has its result */
+    BATCH_CANCELLED = 4,  /* every request has its result, some of them `cancelled` */
+    BATCH_DELETED = 5,    /* gone for every reader; its rows are being removed */
+};
+
+/* A batch as it stands on disk. The strings and the blob are owned: batch_fini frees them. */
+struct batch {
+    int64_t no;                    /* its number, 1 .. 2^31-1, ascending in order of arrival */
+    char id[STORE_BATCH_ID_SIZE];  /* its public id, NUL-terminated */
+    enum batch_state state;
+    uint32_t pages;                /* pages 0 .. pages-1 exist */
+    uint64_t total;                /* accepted requests: indexes 0 .. total-1 */
+    uint64_t succeeded;            /* the three counts are written when the batch ends; while it */
+    uint64_t failed;               /* runs the engine's own are right (engine.h) */
+    uint64_t cancelled;
+    uint64_t bytes_received;       /* of decoded bodies; likewise written when it ends */
+    int64_t created_ms;            /* wall clock, Unix time in ms; 0: not yet */
+    int64_t started_ms;
+    int64_t ended_ms;
+    uint32_t max_parallel;         /* the batch's own limits; 0: none of its own */
+    uint32_t max_per_host;
+    uint32_t max_redirects;
+    void *defaults;                /* an encoded item (server/item.h) without url; NULL: none */
+    size_t defaults_len;
+    char *name;                    /* NULL: none */
+    char *metadata;                /* a JSON object as text; NULL: none */
+    char *idem_key;                /* Idempotency-Key; NULL: none */
+    uint8_t idem_hash[STORE_HASH_SIZE];
+};
+
+/* Frees what *b owns and zeroes it. A zeroed batch is fine. */
+void batch_fini(struct batch *b);
+/* Copies all of *src, owned parts too. Returns 0 or E_NOMEM (then *dst is zeroed). */
+int batch_copy(struct batch *dst, const struct batch *src) MUSTCHECK;
+
+/* Some requests of one batch to one lane, encoded by server/item.h, in the order of arrival. */
+struct page {
+    uint32_t no;    /* within its batch, from 0 */
+    uint64_t lane;  /* hash of the host: which page belongs to which host */
+    uint32_t count; /* requests in it, at least 1 */
+    const void *data;
+    size_t len;
+};
+
+enum result_status { RESULT_SUCCEEDED = 0, RESULT_FAILED = 1, RESULT_CANCELLED = 2 };
+
+/* The durations of a result, in microseconds. They do not overlap; their sum is the whole time
+ * from the batch's acceptance to the request's end. */
+enum store_timing {
+    TIMING_QUEUED,     /* accepted, not yet in the scheduler's window */
+    TIMING_LIMIT_WAIT, /* in the scheduler, held back by a limit (all hops) */
+    TIMING_RETRY_WAIT, /* between attempts */
+    TIMING_DNS,
+    TIMING_CONNECT,
+    TIMING_TLS,
+    TIMING_FIRST_BYTE, /* request sent, waiting for the first byte of the answer */
+    TIMING_TRANSFER,
+};
+
+/* A finished request. Pointers belong to whoever filled it in: for store_add_result the caller;
+ * in callbacks and from store_result the store (valid until its next call). */
+struct result {
+    uint64_t n;     /* order of completion within the batch, from 1: the cursor */
+    uint64_t index; /* position in the submission, from 0 */
+    enum result_status status;
+    int http_status;          /* 0: no response */
+    int http_version;         /* 10, 11, 20; 0: no response */
+    int error;                /* enum outcome of server/outcome.h; 0: none */
+    struct span error_message;
+    uint32_t attempts;
+    bool truncated;           /* the body is cut at max_body_bytes or where the transfer broke */
+    struct span url;          /* as submitted */
+    struct span final_url;    /* none: same as url, or never fetched */
+    struct span custom_id;    /* none: not given */
+    struct span headers;      /* the response's field lines as received, "Name: value\r\n" each */
+    struct span redirects;    /* one line a hop: "STATUS SP URL LF", the URL being where it led */
+    struct span remote_ip;    /* of the last hop, text */
+    uint64_t timing_us[STORE_TIMINGS];
+    int64_t completed_ms;     /* wall clock, Unix time in ms */
+    uint64_t body_len;
+    struct span body;         /* for add: the body, if it is in memory; from reads: always none */
+    int body_fd;              /* for add: a file that holds body_len bytes from 0, or -1 */
+};
+
+enum store_mode { STORE_READ, STORE_WRITE };
+
+/* Opens the database in directory `dir` (for STORE_WRITE: makes directory and database where
+ * missing, takes the lock that refuses a second process (E_BUSY), migrates forward). Returns 0,
+ * E_BUSY, E_IO, E_FULL, E_CORRUPT, E_TOONEW or E_NOMEM; on failure *out is NULL and, if `why` is
+ * not NULL, up to `why_size` bytes of text say the cause. */
+int store_open(struct store **out, const char *dir, enum store_mode mode, char *why,
+               size_t why_size) MUSTCHECK;
+/* Closes; the writer checkpoints first. NULL is fine. */
+void store_close(struct store *s);
+/* Text of the last failure of this connection. Never NULL. */
+const char *store_error(const struct store *s);
+
+/* ---- the writer (keeper thread) ---- */
+
+/* Starts a transaction. `durable`: its commit is on the disk (synced) when store_commit returns;
+ * otherwise it survives the process, and is lost at most by loss of power. */
+int store_begin(struct store *s, bool durable) MUSTCHECK;
+int store_commit(struct store *s) MUSTCHECK;   /* on failure: rolled back */
+void store_rollback(struct store *s);
+/* Outside a transaction: folds the write-ahead log back when it has grown; `force`: whatever its
+ * size, and cuts it to nothing. Never fails loudly: what it could not do now it does later. */
+void store_checkpoint(struct store *s, bool force);
+
+/* The largest batch number ever used; 0: none. */
+int store_last_batch_no(struct store *s, int64_t *no) MUSTCHECK;
+/* Inserts. E_EXISTS: its idem_key is in use by another batch that is not deleted. */
+int store_add_batch(struct store *s, const struct batch *b) MUSTCHECK;
+/* Writes every field of *b again (by b->no). E_NOTFOUND, E_EXISTS as above. */
+int store_update_batch(struct store *s, const struct batch *b) MUSTCHECK;
+int store_add_page(struct store *s, int64_t batch, const struct page *p) MUSTCHECK;
+/* E_EXISTS: this index of this batch has a result already (nothing is changed). */
+int store_add_result(struct store *s, int64_t batch, const struct result *r) MUSTCHECK;
+/* Removes up to about max_rows rows of a batch; the batch row goes last. *done: nothing is left.
+ * Used for BATCH_DELETED and for staged batches that were given up. */
+int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *done) MUSTCHECK;
+
+/* Every batch that is not COMPLETED or CANCELLED, oldest first. The batch is the store's: copy
+ * what is kept. fn returns 0 to go on; another value stops and is returned. */
+typedef int store_batch_fn(void *arg, const struct batch *b);
+int store_open_batches(struct store *s, store_batch_fn *fn, void *arg) MUSTCHECK;
+
+/* The heads (no, lane, count; data NULL) of the pages after `after_no` (-1: from the first), at
+ * most `max`, ascending. Returns their number in *n. */
+int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct page *v, size_t max,
+                     size_t *n) MUSTCHECK;
+/* The first page of a lane after page `after_no` (-1: the first). *out is valid until the next
+ * call on this store. E_NOTFOUND: there is none. */
+int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after_no,
+                    struct page *out) MUSTCHECK;
+/* Which indexes of a batch have results (in order of index), and what they were: used when the
+ * service starts again. last_n: the highest completion number. */
+typedef int store_done_fn(void *arg, uint64_t index, enum result_status status, uint64_t body_len);
+int store_done(struct store *s, int64_t batch, store_done_fn *fn, void *arg,
+               uint64_t *last_n) MUSTCHECK;
+
+/* ---- readers (api thread), and the writer too ---- */
+
+/* By public id. *out is the caller's: batch_fini it. A STAGING or DELETED batch is E_NOTFOUND. */
+int store_find(struct store *s, const char *id, struct batch *out) MUSTCHECK;
+/* By Idempotency-Key; likewise. */
+int store_find_key(struct store *s, const char *idem_key, struct batch *out) MUSTCHECK;
+/* Newest first, numbers below `before` (0: from the newest), at most `limit`; STAGING and DELETED
+ * ones are left out. `states`: a bit set of (1 << enum batch_state); 0: all. */
+int store_list(struct store *s, int64_t before, unsigned states, uint32_t limit,
+               store_batch_fn *fn, void *arg) MUSTCHECK;
+
+enum result_order { ORDER_COMPLETION, ORDER_INDEX };
+
+struct result_query {
+    enum result_order order;
+    int64_t after;          /* ORDER_COMPLETION: n; ORDER_INDEX: index; -1: from the first */
+    int status;             /* enum result_status, or -1: any */
+    struct span custom_id;  /* none: any */
+    uint32_t limit;         /* rows to hand out at most */
+    uint32_t scan_limit;    /* rows to look at at most (a rare status in a large batch), >= limit */
+};
+
+/* Calls fn for each result that fits. *next: the key to go on after. *more: whether rows were
+ * left unread behind it. fn returns 0 to go on; 1 to stop after this row (then *more is true if
+ * there are more); a negative value stops and is returned. One read transaction. */
+typedef int store_result_fn(void *arg, const struct result *r);
+int store_results(struct store *s, int64_t batch, const struct result_query *q,
+                  store_result_fn *fn, void *arg, int64_t *next, bool *more) MUSTCHECK;
+/* One result by index: fn is called once; its value, if not 0, is returned. E_NOTFOUND. */
+int store_result(struct store *s, int64_t batch, uint64_t index, store_result_fn *fn,
+                 void *arg) MUSTCHECK;
+/* Reads up to len bytes of result n's body from offset into buf; *got may be less only at the
+ * body's end. E_NOTFOUND: the batch was removed meanwhile. */
+int store_body_read(struct store *s, int64_t batch, uint64_t n, uint64_t offset, void *buf,
+                    size_t len, size_t *got) MUSTCHECK;
+
+#endif
