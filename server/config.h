@@ -1,0 +1,47 @@
+/* The configuration: one table of options (config.c) makes the command line, the BATCHFETCH_…
+ * environment, the configuration file and --help. Read once at start; constant afterwards. */
+#ifndef SERVER_CONFIG_H
+#define SERVER_CONFIG_H
+
+#include "server/base.h"
+#include "server/guard.h"
+
+struct config {
+    char *listen_host;             /* --listen HOST:PORT; default 127.0.0.1:8080 */
+    uint16_t listen_port;          /* 0: any free port */
+    char *data;                    /* --data DIR; default see config_load */
+    uint32_t max_parallel;         /* --max-parallel N|auto: transfers in flight, all batches
+                                      together; 0 = auto (the engine computes it) */
+    uint32_t max_per_host;         /* --max-per-host N: the same, per host name; default 16 */
+    uint32_t fetchers;             /* --fetchers N|auto: fetcher threads; 0 = auto: cores, <= 16 */
+    struct guard_net *allow_net;   /* --allow-net CIDR, may be given several times or as a list */
+    size_t n_allow_net;
+    char *dns_servers;             /* --dns-servers ip[:port],…; NULL: resolv.conf */
+    char *ca_file;                 /* --ca-file PEM: instead of the system's store; NULL: system */
+    char *user_agent;              /* --user-agent TEXT; default "batchfetch/VERSION" */
+    uint32_t timeout_ms;           /* --timeout-ms; default 30000 */
+    uint32_t connect_timeout_ms;   /* --connect-timeout-ms; default 10000 */
+    uint64_t max_body_bytes;       /* --max-body-bytes: of a fetched body, decoded; default 10 MiB */
+    uint64_t max_submission_bytes; /* --max-submission-bytes; default 2 GiB */
+    uint64_t max_urls;             /* --max-urls: per batch; default 10,000,000 */
+    uint32_t max_connections;      /* --max-connections: API connections; default 1024 */
+    enum log_level log_level;      /* --log-level error|warn|info|debug; default info */
+    bool check;                    /* --check: validate the configuration, print it, exit 0 */
+    bool list_routes;              /* --list-routes: print "METHOD PATH" a line, exit 0 */
+};
+
+/* Sets the defaults, then reads (in this order, the later wins): the file named by --config or
+ * BATCHFETCH_CONFIG ("name = value" lines, # comments), the environment, the command line.
+ * Returns 0; 1 when the program should exit with status 0 now (--help and --version have been
+ * printed); E_INVAL after a message on stderr that names the option and the reason. The default
+ * data directory: $STATE_DIRECTORY (systemd), else $XDG_DATA_HOME/batchfetch, else
+ * ~/.local/share/batchfetch. A listen address that is not loopback is refused (there are no API
+ * keys yet to protect it). */
+int config_load(struct config *c, int argc, char **argv) MUSTCHECK;
+void config_fini(struct config *c);
+/* Prints the effective configuration as "name = value" lines (--check). */
+void config_print(const struct config *c);
+
+extern const char batchfetch_version[]; /* "0.1.0" */
+
+#endif

@@ -1,0 +1,255 @@
+/* The engine's facade: start and stop, and what the api thread asks of running batches. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+
+#include "server/engine_int.h"
+#include "server/fetch.h"
+
+enum {
+    DRAIN_MS = 3000,        /* what is in flight at SIGTERM may take this long to finish */
+    OTHER_FDS = 64,         /* database, log, listening socket, spilled bodies' headroom */
+};
+
+/* ---- the table of live batches; engine.mutex held ---- */
+
+static struct live **bucket(struct engine *e, const char *id)
+{
+    return &e->buckets[hash64(id, strlen(id), 0) % LIVE_BUCKETS];
+}
+
+struct live *engine_lookup(struct engine *e, const char *id)
+{
+    struct live *l = *bucket(e, id);
+    while (l != NULL && strcmp(l->b.id, id) != 0)
+        l = l->bucket_next;
+    return l;
+}
+
+void engine_insert(struct engine *e, struct live *l)
+{
+    struct live **p = bucket(e, l->b.id);
+    l->bucket_next = *p;
+    *p = l;
+}
+
+void engine_remove(struct engine *e, struct live *l)
+{
+    for (struct live **p = bucket(e, l->b.id); *p != NULL; p = &(*p)->bucket_next) {
+        if (*p == l) {
+            *p = l->bucket_next;
+            return;
+        }
+    }
+}
+
+static double rate(const struct live *l)
+{
+    int64_t now = now_us() / 1000000;
+    int64_t age = now - l->accept_us / 1000000;
+    uint64_t n = 0;
+    /* whole seconds only, but for a batch that has not run one yet */
+    for (unsigned i = 0; i < RATE_SLOTS; i++) {
+        int64_t ago = now - l->rate[i].second;
+        if (ago < RATE_SLOTS - 1 && (ago >= 1 || age < 1))
+            n += l->rate[i].n;
+    }
+    int64_t span = age < 1 ? 1 : age < RATE_SLOTS - 2 ? age : RATE_SLOTS - 2;
+    return (double)n / (double)span;
+}
+
+void engine_view(struct live *l, struct batch_view *v)
+{
+    v->b = l->b;
+    v->b.started_ms = atomic_load(&l->started_ms);
+    uint64_t done = l->b.succeeded + l->b.failed + l->b.cancelled;
+    uint64_t left = l->b.total - done;
+    /* A cancelled request may have its result while it is still being dropped. */
+    v->in_flight = atomic_load(&l->in_flight);
+    if (v->in_flight > left)
+        v->in_flight = left;
+    left -= v->in_flight;
+    v->retry_wait = atomic_load(&l->retry_wait);
+    if (v->retry_wait > left)
+        v->retry_wait = left;
+    v->queued = left - v->retry_wait;
+    v->rate_per_s = rate(l);
+}
+
+struct fetcher *engine_fetcher(const struct engine *e, uint64_t lane)
+{
+    return e->fetchers[(lane >> 32) % e->n_fetchers];
+}
+
+/* ---- start and stop ---- */
+
+/* As many transfers as there are descriptors for. Raises the soft limit to the hard one. */
+static uint32_t parallel_by_descriptors(const struct config *cfg, unsigned fetchers)
+{
+    struct rlimit r;
+    if (getrlimit(RLIMIT_NOFILE, &r) != 0)
+        return 256;
+    if (r.rlim_cur < r.rlim_max) {
+        r.rlim_cur = r.rlim_max;
+        if (setrlimit(RLIMIT_NOFILE, &r) != 0)
+            (void)getrlimit(RLIMIT_NOFILE, &r);
+    }
+    rlim_t reserve = cfg->max_connections + fetch_overhead_fds(fetchers) + OTHER_FDS;
+    rlim_t limit = r.rlim_cur == RLIM_INFINITY ? 1000000 : r.rlim_cur;
+    if (limit <= reserve + 16)
+        return 16;
+    return (uint32_t)(limit - reserve < 1000000 ? limit - reserve : 1000000);
+}
+
+static unsigned cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) != 0)
+        return 1;
+    return (unsigned)CPU_COUNT(&set);
+}
+
+int engine_start(struct engine **out, const struct config *cfg, char *why, size_t why_size)
+{
+    *out = NULL;
+    struct engine *e = xcalloc(1, sizeof(*e));
+    e->cfg = cfg;
+    pthread_mutex_init(&e->mutex, NULL);
+    e->inbox.fd = -1;
+    unsigned n = cfg->fetchers != 0 ? cfg->fetchers : cores();
+    if (n > FETCHERS_MAX)
+        n = FETCHERS_MAX;
+    uint32_t most = parallel_by_descriptors(cfg, n);
+    e->max_parallel = cfg->max_parallel != 0 && cfg->max_parallel < most ? cfg->max_parallel : most;
+    if (cfg->max_parallel > most)
+        log_line(LOG_WARN, "engine", "max-parallel %u is more than the descriptor limit allows: %u",
+                 cfg->max_parallel, most);
+    quota_init(&e->global, e->max_parallel);
+
+    int rc = guard_init(&e->guard, cfg->allow_net, cfg->n_allow_net);
+    if (rc != 0) {
+        snprintf(why, why_size, "reading this machine's addresses failed");
+        goto out;
+    }
+    rc = store_open(&e->store, cfg->data, STORE_WRITE, why, why_size);
+    if (rc != 0)
+        goto out;
+    snprintf(why, why_size, "starting a thread failed: %s", strerror(errno));
+    rc = inbox_init(&e->inbox);
+    if (rc != 0)
+        goto out;
+    for (unsigned i = 0; rc == 0 && i < n; i++) {
+        rc = fetcher_start(&e->fetchers[i], e, i);
+        if (rc == 0)
+            e->n_fetchers++;
+    }
+    if (rc == 0)
+        rc = keeper_start(e);
+    if (rc == E_CORRUPT || rc == E_IO)
+        snprintf(why, why_size, "taking up unfinished batches failed: %s", store_error(e->store));
+    if (rc != 0)
+        goto out;
+    log_line(LOG_INFO, "engine", "at most %u transfers in parallel, %u a host, %u fetchers",
+             e->max_parallel, cfg->max_per_host, n);
+    *out = e;
+    e = NULL;
+out:
+    engine_stop(e);
+    return rc;
+}
+
+void engine_stop(struct engine *e)
+{
+    if (e == NULL)
+        return;
+    atomic_store(&e->stopping, true);
+    for (unsigned i = 0; i < e->n_fetchers; i++)
+        fetcher_stop(e->fetchers[i], DRAIN_MS);
+    if (e->keeper_runs)
+        keeper_stop(e);
+    for (unsigned i = 0; i < e->n_fetchers; i++)
+        fetcher_free(e->fetchers[i]);
+    if (e->inbox.fd >= 0)
+        inbox_fini(&e->inbox);
+    store_close(e->store);
+    guard_fini(&e->guard);
+    pthread_mutex_destroy(&e->mutex);
+    free(e);
+}
+
+void engine_on_end(struct engine *e, engine_end_fn *fn, void *arg)
+{
+    pthread_mutex_lock(&e->mutex);
+    e->end_arg = arg;
+    e->end_fn = fn;
+    pthread_mutex_unlock(&e->mutex);
+}
+
+/* ---- reading and steering ---- */
+
+void batch_view_fini(struct batch_view *v)
+{
+    batch_fini(&v->b);
+}
+
+int engine_batch(struct engine *e, struct store *reader, const char *id, struct batch_view *out)
+{
+    memset(out, 0, sizeof(*out));
+    pthread_mutex_lock(&e->mutex);
+    struct live *l = engine_lookup(e, id);
+    int rc = E_NOTFOUND;
+    if (l != NULL) {
+        engine_view(l, out);
+        struct batch shared = out->b;
+        rc = batch_copy(&out->b, &shared);
+    }
+    pthread_mutex_unlock(&e->mutex);
+    return l != NULL ? rc : store_find(reader, id, &out->b);
+}
+
+void engine_overlay(struct engine *e, struct batch *b, struct batch_view *out)
+{
+    memset(out, 0, sizeof(*out));
+    struct batch own = *b;
+    memset(b, 0, sizeof(*b));
+    pthread_mutex_lock(&e->mutex);
+    struct live *l = engine_lookup(e, own.id);
+    if (l != NULL)
+        engine_view(l, out);
+    pthread_mutex_unlock(&e->mutex);
+    if (l != NULL) { /* live numbers, own strings */
+        own.state = out->b.state;
+        own.succeeded = out->b.succeeded;
+        own.failed = out->b.failed;
+        own.cancelled = out->b.cancelled;
+        own.bytes_received = out->b.bytes_received;
+        own.started_ms = out->b.started_ms;
+        own.ended_ms = out->b.ended_ms;
+    }
+    out->b = own;
+}
+
+static void steer(struct engine *e, const char *id, bool remove, engine_done_fn *fn, void *arg)
+{
+    struct msg_steer *m = xcalloc(1, sizeof(*m));
+    m->m.type = KEEPER_STEER;
+    snprintf(m->id, sizeof(m->id), "%s", id);
+    m->remove = remove;
+    m->fn = fn;
+    m->arg = arg;
+    inbox_put(&e->inbox, &m->m);
+}
+
+void engine_cancel(struct engine *e, const char *id, engine_done_fn *fn, void *arg)
+{
+    steer(e, id, false, fn, arg);
+}
+
+void engine_delete(struct engine *e, const char *id, engine_done_fn *fn, void *arg)
+{
+    steer(e, id, true, fn, arg);
+}

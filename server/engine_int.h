@@ -1,0 +1,230 @@
+/* The engine from within: what the keeper, the fetchers and the facade share. Not for api/.
+ *
+ * Threads: the keeper runs keeper.c and feeder.c and is the only one to touch engine.store; each
+ * fetcher runs fetch*.c and sched.c; the api thread calls engine.h (engine.c, upload.c). They
+ * talk by messages (inbox.h); what is shared beside that is marked below. */
+#ifndef SERVER_ENGINE_INT_H
+#define SERVER_ENGINE_INT_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "server/engine.h"
+#include "server/inbox.h"
+#include "server/quota.h"
+
+enum {
+    LIVE_BUCKETS = 1024,
+    FETCHERS_MAX = 16,
+    RATE_SLOTS = 8,                     /* seconds that rate_per_s looks back on, and one */
+    UNWRITTEN_MAX = 64 * 1024 * 1024,   /* bytes of results on their way to the disk: above this
+                                           nothing new is started */
+    UPLOADS_MAX = 64,                   /* uploads at once */
+};
+
+/* Lane 0 holds the requests whose URL cannot be fetched. */
+enum { LANE_INVALID = 0 };
+uint64_t lane_of_host(const char *host, size_t len);
+
+struct page_map; /* feeder.c */
+
+/* A batch that has not ended. Counted references: the table's, one for each page, transfer and
+ * result that is on its way. The settings in `b` are constant. */
+struct live {
+    _Atomic uint32_t refs;
+    struct batch b;        /* state, counts and times: written by the keeper under engine.mutex */
+    struct item defaults;  /* spans into b.defaults */
+    struct quota quota;    /* max_parallel over all fetchers; has_quota */
+    bool has_quota;
+    int64_t accept_us;     /* monotonic time of its acceptance (before a restart: reckoned back) */
+
+    _Atomic bool stopped;  /* cancelled or deleted: nothing more is started */
+    _Atomic bool deleted;  /* results are dropped too */
+    _Atomic uint64_t in_flight;  /* started, result not stored */
+    _Atomic uint64_t retry_wait;
+    _Atomic int64_t started_ms;
+
+    struct live *bucket_next;                 /* engine.mutex */
+    struct { int64_t second; uint32_t n; } rate[RATE_SLOTS]; /* engine.mutex */
+
+    /* The keeper's alone. */
+    struct live *all_prev, *all_next;
+    uint64_t next_n;       /* completion number of the next result */
+    uint64_t done;         /* results stored */
+    uint8_t *done_bits;    /* which indexes have one */
+    bool recovered;        /* taken up after a restart: pages may hold finished requests */
+    struct page_map *feed; /* feeder.c */
+    uint64_t outstanding;  /* requests handed to fetchers, not done */
+    struct live *touched_next; /* the group being committed: */
+    bool touched;
+    bool ending;
+    int group_state;       /* enum batch_state that the group gives it; -1: none */
+    int64_t ended_ms;
+    uint64_t group_flown;  /* results that came, stored or not: leave in_flight */
+    uint64_t group_done, group_succeeded, group_failed, group_cancelled, group_bytes;
+    int64_t cancel_page;   /* CANCELLING: the next page to go through */
+    bool clearing;         /* in keeper.cancelling */
+    struct live *cancel_next;
+};
+
+void live_ref(struct live *l);
+void live_unref(struct live *l); /* any thread; the last one frees */
+
+/* ---- messages ---- */
+
+enum msg_type {
+    KEEPER_PAGES,   /* struct msg_pages */
+    KEEPER_COMMIT,  /* struct msg_commit */
+    KEEPER_ABORT,   /* struct msg_abort */
+    KEEPER_RESULTS, /* struct msg_results */
+    KEEPER_WANT,    /* struct msg_want */
+    KEEPER_STEER,   /* struct msg_steer: cancel or delete */
+    KEEPER_STEERED, /* the same, back from the fetchers */
+    KEEPER_STOP,    /* struct msg */
+    FETCH_PAGE,     /* struct msg_page */
+    FETCH_HOP,      /* struct transfer (fetch_int.h) */
+    FETCH_DROP,     /* struct msg_drop */
+    FETCH_STOP,     /* struct msg */
+};
+
+/* A piece of an upload: pages whose data lies in `data`. */
+struct msg_pages {
+    struct msg m;
+    struct upload *upload; /* a reference */
+    size_t n;
+    struct page *pages;    /* data: pointers into buf */
+    struct buf buf;
+};
+
+struct msg_commit {
+    struct msg m;
+    struct upload *upload; /* a reference */
+    struct batch b;        /* no, id, pages, times: set by the keeper */
+    upload_done_fn *fn;
+    void *arg;
+    int rc;                /* set by the keeper */
+    struct live *live;
+    struct batch existing; /* rc E_EXISTS */
+};
+
+struct msg_abort {
+    struct msg m;
+    struct upload *upload;
+};
+
+/* Finished requests, in one block of memory with their strings. */
+struct done {
+    struct done *next;
+    struct live *live;     /* a reference */
+    struct result r;       /* spans into the block, body perhaps into owned_body */
+    char *owned_body;      /* malloc'd; NULL: none */
+    bool skip;             /* the keeper: dropped */
+};
+
+struct msg_results {
+    struct msg m;
+    struct done *first, **tail;
+    size_t bytes;          /* of memory that it stands for: counts against UNWRITTEN_MAX */
+    size_t used, cap;
+    char mem[];
+};
+
+/* A fetcher asks for more pages of a lane. */
+struct msg_want {
+    struct msg m;
+    struct live *live;     /* a reference */
+    uint64_t lane;
+    uint32_t n;            /* requests, about */
+};
+
+struct msg_page {
+    struct msg m;
+    struct live *live;     /* a reference */
+    uint64_t lane;
+    uint32_t count;        /* may be 0 with last */
+    bool last;             /* there are no further pages of this lane */
+    size_t len;
+    char data[];
+};
+
+/* Cancel or delete: goes to the keeper, then (FETCH_DROP) to every fetcher, then back. */
+struct msg_steer {
+    struct msg m;
+    char id[STORE_BATCH_ID_SIZE];
+    bool remove;           /* delete */
+    engine_done_fn *fn;
+    void *arg;
+    int rc;
+    struct live *live;     /* a reference, once found */
+    int64_t no;            /* of the batch, once found */
+    _Atomic int left;      /* fetchers that have not dropped it yet */
+    struct msg_drop {
+        struct msg m;
+        struct msg_steer *steer;
+    } drops[FETCHERS_MAX];
+};
+
+struct upload {
+    _Atomic uint32_t refs;
+    struct engine *engine;
+    uint64_t count;        /* api thread */
+    uint32_t pages;
+    struct buf chunk;      /* records of the piece being gathered */
+    struct entry { uint64_t lane; uint32_t pos, len; } *entries;
+    size_t n_entries;
+    bool ended;            /* committed or aborted: the keeper knows */
+    _Atomic int64_t no;    /* keeper: the number of its staged batch; 0: nothing staged yet */
+    _Atomic int rc;        /* first failure of a piece */
+    pthread_mutex_t mutex; /* the three below */
+    unsigned pending;      /* pieces on their way */
+    upload_fn *wait_fn;
+    void *wait_arg;
+};
+
+void upload_piece_done(struct upload *u, int rc); /* keeper */
+void upload_unref(struct upload *u);
+
+struct fetcher;
+
+struct engine {
+    const struct config *cfg;
+    uint32_t max_parallel;
+    struct guard guard;          /* constant */
+    struct store *store;         /* keeper */
+    struct inbox inbox;          /* of the keeper */
+    struct quota global;
+    pthread_t keeper_thread;
+    bool keeper_runs;
+    struct fetcher *fetchers[FETCHERS_MAX];
+    unsigned n_fetchers;
+    _Atomic bool stopping;
+    _Atomic int64_t unwritten;   /* bytes */
+    _Atomic uint32_t uploads;
+
+    pthread_mutex_t mutex;       /* the table, and what is marked with it in struct live */
+    struct live *buckets[LIVE_BUCKETS];
+
+    engine_end_fn *end_fn;
+    void *end_arg;
+};
+
+/* engine.c; call with the mutex held. */
+struct live *engine_lookup(struct engine *e, const char *id);
+void engine_insert(struct engine *e, struct live *l);
+void engine_remove(struct engine *e, struct live *l);
+void engine_view(struct live *l, struct batch_view *v); /* v->b: not owned copies; counts live */
+
+struct fetcher *engine_fetcher(const struct engine *e, uint64_t lane);
+
+/* keeper.c */
+int keeper_start(struct engine *e) MUSTCHECK;
+void keeper_stop(struct engine *e); /* after the fetchers have stopped */
+
+/* feeder.c, keeper thread */
+int feeder_open(struct engine *e, struct live *l) MUSTCHECK;
+void feeder_close(struct live *l);
+/* Hands out pages of lanes that were not seen yet, while the window has room. */
+int feeder_scan(struct engine *e, struct live *l, uint64_t window) MUSTCHECK;
+int feeder_want(struct engine *e, struct live *l, uint64_t lane, uint32_t n) MUSTCHECK;
+
+#endif

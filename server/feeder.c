@@ -1,0 +1,249 @@
+/* Which pages of a batch go to the fetchers, and when. Runs on the keeper.
+ *
+ * Pages are gone through in the order of their numbers until a window of requests is out; a page
+ * of a lane not seen yet opens that lane and goes to the lane's fetcher. Further pages of an open
+ * lane are sent when its fetcher asks (feeder_want), by the lane's own cursor; the scan passes
+ * them over, since a bit for each page says that it has been sent. So a slow host holds at most
+ * its first page and what its fetcher asked for, however many of its requests are queued. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/engine_int.h"
+#include "server/fetch.h"
+
+enum {
+    HEADS = 256,   /* page heads read ahead */
+    WANT_MAX = 8192,
+};
+
+struct lane_slot {
+    uint64_t lane;
+    int64_t last; /* the last page sent; the slot is free while used is false */
+    bool used;
+};
+
+/* Open lanes, by open addressing with linear probing; removal shifts back. */
+struct page_map {
+    uint8_t *sent; /* a bit for each page */
+    int64_t scan;  /* pages up to this one have been scanned */
+    bool scanned;  /* all of them */
+    struct page heads[HEADS];
+    size_t n_heads, head;
+    struct lane_slot *slots;
+    size_t cap, used;
+};
+
+static size_t slot_at(const struct page_map *f, uint64_t lane)
+{
+    size_t i = (size_t)(lane * 0x9e3779b97f4a7c15ULL >> 20) & (f->cap - 1);
+    while (f->slots[i].used && f->slots[i].lane != lane)
+        i = (i + 1) & (f->cap - 1);
+    return i;
+}
+
+static struct lane_slot *lane_find(const struct page_map *f, uint64_t lane)
+{
+    struct lane_slot *s = &f->slots[slot_at(f, lane)];
+    return s->used ? s : NULL;
+}
+
+static void lane_add(struct page_map *f, uint64_t lane, int64_t last)
+{
+    if (f->used * 2 >= f->cap) {
+        struct lane_slot *old = f->slots;
+        size_t n = f->cap;
+        f->cap *= 2;
+        f->slots = xcalloc(f->cap, sizeof(*f->slots));
+        for (size_t i = 0; i < n; i++) {
+            if (old[i].used)
+                f->slots[slot_at(f, old[i].lane)] = old[i];
+        }
+        free(old);
+    }
+    f->slots[slot_at(f, lane)] = (struct lane_slot){.lane = lane, .last = last, .used = true};
+    f->used++;
+}
+
+static void lane_remove(struct page_map *f, uint64_t lane)
+{
+    size_t i = slot_at(f, lane);
+    if (!f->slots[i].used)
+        return;
+    f->slots[i].used = false;
+    f->used--;
+    for (size_t j = (i + 1) & (f->cap - 1); f->slots[j].used; j = (j + 1) & (f->cap - 1)) {
+        struct lane_slot s = f->slots[j];
+        f->slots[j].used = false;
+        f->slots[slot_at(f, s.lane)] = s;
+    }
+}
+
+int feeder_open(struct engine *e, struct live *l)
+{
+    (void)e;
+    struct page_map *f = xcalloc(1, sizeof(*f));
+    f->sent = xcalloc(l->b.pages / 8 + 1, 1);
+    f->scan = -1;
+    f->cap = 64;
+    f->slots = xcalloc(f->cap, sizeof(*f->slots));
+    l->feed = f;
+    return 0;
+}
+
+void feeder_close(struct live *l)
+{
+    if (l->feed == NULL)
+        return;
+    free(l->feed->sent);
+    free(l->feed->slots);
+    free(l->feed);
+    l->feed = NULL;
+}
+
+static bool page_sent(const struct page_map *f, uint32_t no)
+{
+    return (f->sent[no / 8] >> (no % 8)) & 1;
+}
+
+/* Copies the records that have no result yet. Without a restart that is all of them. */
+static int copy_pending(struct live *l, const struct page *p, struct msg_page *m)
+{
+    if (!l->recovered) {
+        memcpy(m->data, p->data, p->len);
+        m->len = p->len;
+        m->count = p->count;
+        return 0;
+    }
+    size_t pos = 0;
+    while (pos < p->len) {
+        size_t from = pos;
+        struct item it;
+        int rc = item_decode(p->data, p->len, &pos, &it);
+        if (rc != 0 || it.index >= l->b.total)
+            return E_CORRUPT;
+        if ((l->done_bits[it.index / 8] >> (it.index % 8)) & 1)
+            continue;
+        memcpy(m->data + m->len, (const char *)p->data + from, pos - from);
+        m->len += pos - from;
+        m->count++;
+    }
+    return 0;
+}
+
+/* Sends one page, with the word whether it is its lane's last. *n: requests sent. */
+static int send_page(struct engine *e, struct live *l, const struct page *p, bool *last,
+                     uint32_t *n)
+{
+    uint32_t no = p->no;
+    struct msg_page *m = xcalloc(1, sizeof(*m) + p->len);
+    m->m.type = FETCH_PAGE;
+    m->lane = p->lane;
+    int rc = copy_pending(l, p, m);
+    if (rc != 0) {
+        log_line(LOG_ERROR, "keeper", "batch %s: page %u is damaged", l->b.id, no);
+        goto out;
+    }
+    struct page next; /* from here on p is no longer valid */
+    rc = store_lane_page(e->store, l->b.no, m->lane, (int64_t)no, &next);
+    if (rc != 0 && rc != E_NOTFOUND)
+        goto out;
+    *last = m->last = rc == E_NOTFOUND;
+    rc = 0;
+
+    l->feed->sent[no / 8] |= (uint8_t)(1U << (no % 8));
+    *n = m->count;
+    if (m->count > 0) {
+        l->outstanding += m->count;
+        live_ref(l);
+        m->live = l;
+        fetcher_put(engine_fetcher(e, m->lane), &m->m);
+        m = NULL;
+    }
+out:
+    free(m);
+    return rc;
+}
+
+/* Opens a lane with its page `head`. When nothing of that page is pending (after a restart), the
+ * scan opens the lane at its next page. */
+static int open_lane(struct engine *e, struct live *l, const struct page *head)
+{
+    uint64_t lane = head->lane;
+    uint32_t no = head->no, n = 0;
+    bool last = true;
+    struct page p;
+    int rc = store_lane_page(e->store, l->b.no, lane, (int64_t)no - 1, &p);
+    if (rc == 0)
+        rc = send_page(e, l, &p, &last, &n);
+    if (rc == 0 && n > 0 && !last)
+        lane_add(l->feed, lane, no);
+    return rc;
+}
+
+int feeder_scan(struct engine *e, struct live *l, uint64_t window)
+{
+    struct page_map *f = l->feed;
+    while (!f->scanned && l->outstanding < window) {
+        if (f->head == f->n_heads) {
+            f->head = 0;
+            int rc = store_page_heads(e->store, l->b.no, f->scan, f->heads, HEADS, &f->n_heads);
+            if (rc != 0)
+                return rc;
+            if (f->n_heads == 0) {
+                f->scanned = true;
+                break;
+            }
+            f->scan = f->heads[f->n_heads - 1].no;
+        }
+        const struct page *p = &f->heads[f->head++];
+        if (p->no >= l->b.pages)
+            return E_CORRUPT;
+        if (page_sent(f, p->no) || lane_find(f, p->lane) != NULL)
+            continue;
+        int rc = open_lane(e, l, p);
+        if (rc != 0) {
+            f->head--; /* again, later */
+            return rc;
+        }
+    }
+    return 0;
+}
+
+int feeder_want(struct engine *e, struct live *l, uint64_t lane, uint32_t want)
+{
+    struct page_map *f = l->feed;
+    struct lane_slot *s = lane_find(f, lane);
+    uint32_t sent = 0;
+    if (want > WANT_MAX)
+        want = WANT_MAX;
+    bool told = false; /* the fetcher has an answer that says how the lane stands */
+    while (s != NULL && sent < want) {
+        struct page p;
+        bool last = false;
+        uint32_t n = 0;
+        int rc = store_lane_page(e->store, l->b.no, lane, s->last, &p);
+        int64_t no = p.no;
+        if (rc == 0)
+            rc = send_page(e, l, &p, &last, &n);
+        if (rc != 0)
+            return rc;
+        s->last = no;
+        sent += n;
+        told = n > 0;
+        if (last) {
+            lane_remove(f, lane);
+            s = NULL;
+        }
+    }
+    if (!told) {
+        /* Nothing was left of it, or it ended with pages that were done before a restart. */
+        struct msg_page *m = xcalloc(1, sizeof(*m));
+        m->m.type = FETCH_PAGE;
+        m->lane = lane;
+        m->last = s == NULL;
+        live_ref(l);
+        m->live = l;
+        fetcher_put(engine_fetcher(e, lane), &m->m);
+    }
+    return 0;
+}

@@ -1,0 +1,26 @@
+/* A fetcher: one thread with an epoll loop, some curl multi handles, its own scheduler and its own
+ * resolver. It fetches the requests of the hosts that are its own (by hash), under the limits, and
+ * sends the results to the keeper. */
+#ifndef SERVER_FETCH_H
+#define SERVER_FETCH_H
+
+#include "server/engine_int.h"
+
+/* Once per process, before the first thread. */
+int fetch_global_init(void) MUSTCHECK;
+void fetch_global_fini(void);
+
+/* Descriptors that n fetchers need beside one for each transfer. */
+uint32_t fetch_overhead_fds(unsigned n);
+
+int fetcher_start(struct fetcher **out, struct engine *e, unsigned no) MUSTCHECK;
+/* Ends the thread: what is in flight may finish within drain_ms, then it is dropped (and fetched
+ * again at the next start). Results go to the keeper before this returns. */
+void fetcher_stop(struct fetcher *f, int64_t drain_ms);
+void fetcher_free(struct fetcher *f); /* NULL is fine */
+
+/* Any thread. */
+void fetcher_put(struct fetcher *f, struct msg *m);
+void fetcher_wake(struct fetcher *f);
+
+#endif

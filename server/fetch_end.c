@@ -1,0 +1,317 @@
+/* From libcurl's verdict on a transfer to what follows: the next hop of a redirect, another
+ * address, another attempt, or the result. Runs on the fetcher's thread. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/fetch_int.h"
+#include "server/retry.h"
+
+static int64_t info_us(CURL *h, CURLINFO what)
+{
+    curl_off_t v = 0;
+    curl_easy_getinfo(h, what, &v);
+    return (int64_t)v;
+}
+
+static void add_time(struct transfer *t, enum store_timing what, int64_t us)
+{
+    if (us > 0)
+        t->timing[what] += (uint64_t)us;
+}
+
+/* libcurl's marks are times since the transfer's start; one that was not reached is 0. What had
+ * begun when the transfer ended gets the rest. */
+static void gather_times(struct transfer *t)
+{
+    int64_t connect = info_us(t->easy, CURLINFO_CONNECT_TIME_T);
+    int64_t tls = info_us(t->easy, CURLINFO_APPCONNECT_TIME_T);
+    int64_t first = info_us(t->easy, CURLINFO_STARTTRANSFER_TIME_T);
+    int64_t total = info_us(t->easy, CURLINFO_TOTAL_TIME_T);
+    t->active_us += total;
+    if (connect == 0 && first == 0) {
+        add_time(t, TIMING_CONNECT, total);
+        return;
+    }
+    add_time(t, TIMING_CONNECT, connect);
+    if (t->url.https && tls == 0 && first == 0) {
+        add_time(t, TIMING_TLS, total - connect);
+        return;
+    }
+    int64_t ready = tls > connect ? tls : connect;
+    add_time(t, TIMING_TLS, tls - connect);
+    if (first == 0) {
+        add_time(t, TIMING_FIRST_BYTE, total - ready);
+        return;
+    }
+    add_time(t, TIMING_FIRST_BYTE, first - ready);
+    add_time(t, TIMING_TRANSFER, total - (first > ready ? first : ready));
+}
+
+/* ---- verdicts ---- */
+
+static struct verdict fail(enum outcome o, const char *message)
+{
+    return (struct verdict){o, message, outcome_retryable((int)o, 0)};
+}
+
+static const char *curl_text(const struct transfer *t, CURLcode code)
+{
+    return t->error[0] != '\0' ? t->error : curl_easy_strerror(code);
+}
+
+/* Aborted by one of our own callbacks. */
+static bool own_verdict(struct transfer *t, CURLcode code, struct verdict *v)
+{
+    if (t->blocked_by != NULL)
+        *v = (struct verdict){OUTCOME_BLOCKED_ADDRESS, NULL, false};
+    else if (t->too_large || code == CURLE_FILESIZE_EXCEEDED)
+        *v = fail(OUTCOME_TOO_LARGE, "the body is larger than max_body_bytes");
+    else if (t->too_many_fields)
+        *v = fail(OUTCOME_TOO_LARGE, "the response header is larger than 64 KiB or 200 lines");
+    else if (t->heads > INTERIM_MAX)
+        *v = fail(OUTCOME_PROTOCOL, "more than 20 interim responses");
+    else if (t->no_space)
+        *v = fail(OUTCOME_INTERNAL, "the body could not be written to the data directory");
+    else
+        return false;
+    return true;
+}
+
+static struct verdict judge_code(struct transfer *t, CURLcode code)
+{
+    struct verdict v;
+    if (own_verdict(t, code, &v))
+        return v;
+    const char *text = curl_text(t, code);
+    switch (code) {
+    case CURLE_URL_MALFORMAT: return fail(OUTCOME_INVALID_URL, text);
+    case CURLE_COULDNT_RESOLVE_HOST: return fail(OUTCOME_DNS, text);
+    case CURLE_COULDNT_CONNECT: return fail(OUTCOME_CONNECT, text);
+    case CURLE_OPERATION_TIMEDOUT: return fail(OUTCOME_TIMEOUT, text);
+    case CURLE_SSL_CONNECT_ERROR:
+    case CURLE_SSL_CERTPROBLEM:
+    case CURLE_SSL_CIPHER:
+    case CURLE_PEER_FAILED_VERIFICATION:
+    case CURLE_SSL_CACERT_BADFILE:
+    case CURLE_SSL_ISSUER_ERROR:
+    case CURLE_SSL_INVALIDCERTSTATUS:
+    case CURLE_SSL_CLIENTCERT: return fail(OUTCOME_TLS, text);
+    case CURLE_BAD_CONTENT_ENCODING: return fail(OUTCOME_DECODE, text);
+    case CURLE_OUT_OF_MEMORY:
+    case CURLE_FAILED_INIT:
+    case CURLE_NOT_BUILT_IN: return fail(OUTCOME_INTERNAL, text);
+    default: return fail(OUTCOME_PROTOCOL, text);
+    }
+}
+
+static struct verdict judge_response(const struct transfer *t)
+{
+    if (t->status >= 400)
+        return (struct verdict){OUTCOME_HTTP_STATUS, NULL,
+                                outcome_retryable(OUTCOME_HTTP_STATUS, t->status)};
+    return (struct verdict){OUTCOME_NONE, NULL, false};
+}
+
+/* ---- what follows ---- */
+
+static void requeue(struct transfer *t)
+{
+    t->ready_us = t->f->now;
+    transfer_send(t);
+}
+
+static void to_origin_url(struct transfer *t)
+{
+    const char *why;
+    url_fini(&t->url);
+    free(t->hop_url);
+    t->hop_url = NULL;
+    int rc = url_parse(&t->url, t->item.url.ptr, t->item.url.len, &why);
+    ASSERT(rc == 0); /* it was parsed when this transfer began */
+    t->method = t->item.method;
+    t->with_body = t->item.body.ptr != NULL ||
+                   (t->method.len == 4 && memcmp(t->method.ptr, "POST", 4) == 0) ||
+                   (t->method.len == 3 && memcmp(t->method.ptr, "PUT", 3) == 0) ||
+                   (t->method.len == 5 && memcmp(t->method.ptr, "PATCH", 5) == 0);
+    t->hops = 0;
+    t->foreign = false;
+    buf_reset(&t->redirects);
+}
+
+/* Waits for another attempt, holding nothing. */
+static void retry_later(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    f->random = f->random * 6364136223846793005ULL + 1442695040888963407ULL;
+    int64_t ms = retry_delay_ms(t->attempts, t->retry_after_ms, f->random >> 17);
+    body_drop(t);
+    to_origin_url(t);
+    t->active_us = 0;
+    t->new_attempt = true;
+    t->fresh = t->resent = false;
+    t->other_addresses = 0;
+    t->waits_retry = true;
+    atomic_fetch_sub(&t->live->in_flight, 1);
+    atomic_fetch_add(&t->live->retry_wait, 1);
+    t->state = TRANSFER_WAITING;
+    t->ready_us = f->now;
+    timer_set(t, f->now + ms * 1000);
+}
+
+void end_with(struct transfer *t, struct verdict v)
+{
+    struct fetcher *f = t->f;
+    start_undo(t);
+    sched_release(&f->sched, &t->lane->s);
+    uint32_t max = t->item.max_attempts != 0 ? t->item.max_attempts : 1;
+    if (v.again && t->attempts < max) {
+        retry_later(t);
+        return;
+    }
+    char text[96];
+    if (v.outcome == OUTCOME_BLOCKED_ADDRESS) {
+        snprintf(text, sizeof(text), "connecting to this address is not allowed (%s)",
+                 t->blocked_by);
+        v.message = text;
+    } else if (v.outcome == OUTCOME_HTTP_STATUS) {
+        snprintf(text, sizeof(text), "the response status is %d", t->status);
+        v.message = text;
+    }
+    transfer_detach(t);
+    out_result(t, &v);
+    transfer_free(t);
+}
+
+static bool is_method(const struct transfer *t, const char *name)
+{
+    return t->method.len == strlen(name) && memcmp(t->method.ptr, name, t->method.len) == 0;
+}
+
+/* RFC 9110 15.4: 303 turns everything but HEAD into GET; 301 and 302 turn POST into GET, as every
+ * client does; 307 and 308 keep the method. */
+static void rewrite_method(struct transfer *t)
+{
+    bool to_get = (t->status == 303 && !is_method(t, "HEAD")) ||
+                  ((t->status == 301 || t->status == 302) && is_method(t, "POST"));
+    if (to_get) {
+        t->method = (struct span){"GET", 3};
+        t->with_body = false;
+    }
+}
+
+static void follow(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    char *to = NULL;
+    const char *why = "its Location cannot be read";
+    struct url next = {0};
+    if (t->hops >= t->live->b.max_redirects) {
+        end_with(t, fail(OUTCOME_TOO_MANY_REDIRECTS, "more redirects than max_redirects allows"));
+        return;
+    }
+    int rc = url_resolve(t->url.text.ptr, t->url.text.len, t->location.data, t->location.len, &to);
+    if (rc == 0)
+        rc = url_parse(&next, to, strlen(to), &why);
+    if (rc == 0)
+        rc = buf_addf(&t->redirects, "%d %.*s\n", t->status, (int)next.text.len, next.text.ptr);
+    if (rc != 0) {
+        url_fini(&next);
+        free(to);
+        char text[160];
+        snprintf(text, sizeof(text), "the redirect cannot be followed: %s", why);
+        end_with(t, fail(OUTCOME_INVALID_URL, text));
+        return;
+    }
+    t->foreign = t->foreign || !url_same_origin(&t->url, &next);
+    rewrite_method(t);
+    url_fini(&t->url);
+    free(t->hop_url);
+    t->url = next;
+    t->hop_url = to;
+    t->hops++;
+    t->fresh = t->resent = false;
+    t->other_addresses = 0;
+    start_undo(t);
+    sched_release(&f->sched, &t->lane->s);
+    requeue(t);
+}
+
+/* A connection that was kept, and closed by the origin just as we used it. */
+static bool dead_connection(const struct transfer *t, CURLcode code)
+{
+    long made = 0;
+    curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &made);
+    return made == 0 && t->heads == 0 && !t->resent &&
+           (code == CURLE_GOT_NOTHING || code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR) &&
+           !is_method(t, "POST") && !is_method(t, "PATCH");
+}
+
+/* Another address of the same host, at once. */
+static bool other_address(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    if (t->target == NULL || h->state != HOST_RESOLVED || t->other_addresses + 1 >= h->n_addr)
+        return false;
+    if (t->target == h->target) { /* nobody has moved on yet */
+        h->cur = (h->cur + 1) % h->n_addr;
+        start_drop_target(h);
+    }
+    t->other_addresses++;
+    return true;
+}
+
+static void note_version(struct transfer *t)
+{
+    long v = 0;
+    curl_easy_getinfo(t->easy, CURLINFO_HTTP_VERSION, &v);
+    t->version = v == CURL_HTTP_VERSION_1_0 ? 10 : v == CURL_HTTP_VERSION_2_0 ? 20 : 11;
+}
+
+void end_transfer(struct transfer *t, CURLcode code)
+{
+    struct fetcher *f = t->f;
+    gather_times(t);
+    if (t->head_ended && t->status >= 100)
+        note_version(t);
+    else
+        t->status = 0;
+
+    if (t->no_descriptor) { /* our own limit: nothing is charged to the request */
+        f->no_starts_before = f->now + 50000;
+        start_undo(t);
+        sched_release(&f->sched, &t->lane->s);
+        requeue(t);
+        return;
+    }
+    if (dead_connection(t, code)) {
+        t->fresh = t->resent = true;
+        start_undo(t);
+        start_hop(t);
+        return;
+    }
+    if (code == CURLE_COULDNT_CONNECT && t->blocked_by == NULL && other_address(t)) {
+        start_undo(t);
+        start_hop(t);
+        return;
+    }
+    if (t->follow && (code == CURLE_OK || t->hop_cut)) {
+        follow(t);
+        return;
+    }
+    t->truncated = code != CURLE_OK && t->head_ended;
+    end_with(t, code == CURLE_OK ? judge_response(t) : judge_code(t, code));
+}
+
+void end_timer(struct transfer *t)
+{
+    if (t->state == TRANSFER_WAITING) {
+        add_time(t, TIMING_RETRY_WAIT, t->f->now - t->ready_us);
+        t->state = TRANSFER_IDLE;
+        requeue(t);
+        return;
+    }
+    ASSERT(t->state == TRANSFER_RESOLVING);
+    add_time(t, TIMING_DNS, t->f->now - t->resolve_us);
+    end_with(t, fail(OUTCOME_TIMEOUT, "the name was not resolved in time"));
+}

@@ -1,0 +1,279 @@
+/* A fetcher from within: shared by fetch.c (loop, messages, lanes), fetch_multi.c (curl multis on
+ * epoll), fetch_start.c (from a lane to a running transfer), fetch_end.c (from libcurl's verdict
+ * to a hop, another attempt or a result) and fetch_out.c (results on their way to the keeper).
+ * Everything here belongs to the fetcher's thread. */
+#ifndef SERVER_FETCH_INT_H
+#define SERVER_FETCH_INT_H
+
+#include <curl/curl.h>
+#include <netinet/in.h>
+#include <uthash.h>
+
+#include "server/dns.h"
+#include "server/engine_int.h"
+#include "server/outcome.h"
+#include "server/sched.h"
+#include "server/url.h"
+
+enum {
+    SHARDS = 16,              /* multis of a fetcher: libcurl walks a multi's whole connection
+                                 cache whenever a transfer ends, so keep each small */
+    SHARD_CHUNK = 128,        /* transfers of one host in a shard before the next one is used */
+    SHARD_IDLE = 128,         /* connections a shard keeps when transfers end */
+    STARTS_PER_TURN = 256,    /* then the sockets get their turn */
+    SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
+    HEADER_BYTES = 64 * 1024, /* of a response's field lines */
+    HEADER_LINES = 200,
+    INTERIM_MAX = 20,         /* 1xx responses to one request */
+    HOP_BODY = 64 * 1024,     /* of a redirect's body that is read to keep its connection */
+    EASY_POOL = 512,          /* handles kept for the next transfers */
+    TRANSFER_MAGIC = 0x7472616e,
+};
+
+/* An address as libcurl is told to connect to it; counted, since transfers keep it while the host
+ * moves on to another. */
+struct target {
+    uint32_t refs;
+    struct curl_slist connect_to; /* "::ADDRESS:", the only entry */
+    char text[64];
+};
+
+struct msg_stop {
+    struct msg m;
+    int64_t drain_ms;
+};
+
+enum host_state { HOST_UNKNOWN, HOST_ASKING, HOST_RESOLVED, HOST_BLOCKED };
+
+struct host {
+    struct sched_host s;
+    struct fetcher *f;
+    UT_hash_handle hh;
+    uint64_t key;                /* lane_of_host */
+    enum host_state state;
+    const char *blocked_by;      /* HOST_BLOCKED: the guard's rule */
+    int64_t expires_us;
+    size_t n_addr, cur;          /* only allowed addresses; cur: the one in use */
+    struct dns_addr addr[DNS_ADDRS_MAX];
+    struct target *target;       /* of addr[cur]; NULL: not made yet */
+    struct transfer *wait_head, *wait_tail; /* ASKING */
+    uint16_t active[SHARDS];
+    char name[];
+};
+
+/* A batch in this fetcher. */
+struct fbatch {
+    struct sched_batch s;
+    UT_hash_handle hh;
+    struct live *live;           /* a reference; the key of the table */
+    struct lane *lanes;
+};
+
+struct page_in {
+    struct page_in *next;
+    struct msg_page *m;
+    size_t pos;                  /* of the next record */
+    int64_t arrived_us;
+};
+
+struct lane_key {
+    struct host *host;
+    struct fbatch *batch;
+};
+
+/* A batch at a host. */
+struct lane {
+    struct sched_lane s;
+    UT_hash_handle hh;
+    struct lane_key key;
+    struct host *host;
+    struct fbatch *batch;
+    struct lane *prev, *next;    /* of the batch */
+    struct page_in *pages, **pages_tail;
+    uint32_t in_pages;           /* requests in them */
+    struct transfer *front, **front_tail; /* hops and further attempts: go first */
+    uint32_t transfers;          /* that refer to it */
+    bool fed;                    /* pages came for it: it is one of the keeper's lanes */
+    bool last;                   /* no further pages on disk */
+    bool asked;                  /* a KEEPER_WANT is on its way */
+};
+
+enum transfer_state {
+    TRANSFER_IDLE,     /* between two states */
+    TRANSFER_QUEUED,   /* in its lane's front list */
+    TRANSFER_RESOLVING,/* in its host's waiting list; holds its slots */
+    TRANSFER_RUNNING,  /* in a multi; holds its slots */
+    TRANSFER_WAITING,  /* for its next attempt; holds nothing */
+};
+
+/* A request from its first start to its result, over all its hops and attempts. */
+struct transfer {
+    struct msg m;                /* FETCH_HOP */
+    unsigned magic;
+    enum transfer_state state;
+    struct fetcher *f;
+    struct transfer *prev, *next;         /* of all of the fetcher */
+    struct transfer *list_prev, *list_next; /* front, or the host's waiting list */
+    struct live *live;           /* a reference */
+    struct lane *lane;
+    int64_t due_us;              /* timer; INT64_MAX: none */
+    size_t heap_pos;
+
+    struct item item;            /* with the defaults; spans into record, joined, live */
+    struct buf record, joined;
+    bool waits_retry;            /* counted in live.retry_wait, not in_flight */
+
+    /* the hop being made */
+    struct url url;
+    char *hop_url;               /* memory of url after the first hop; NULL before */
+    struct span method;
+    bool with_body;
+    bool foreign;                /* went to another origin: credentials are left out, for good */
+    unsigned hops;
+    struct buf redirects;
+    CURL *easy;
+    struct shard *shard;
+    struct target *target;       /* a reference; NULL: the host is an address itself */
+    struct curl_slist *fields;   /* request headers given to libcurl */
+    unsigned other_addresses;    /* tries at further addresses of the host */
+    bool fresh;                  /* must not reuse a connection */
+    bool resent;                 /* a dead connection was found once already */
+
+    /* times, µs */
+    int64_t ready_us;            /* waits in the scheduler since */
+    int64_t resolve_us;          /* waits for its name since */
+    int64_t active_us;           /* spent by the hops of this attempt */
+    uint64_t timing[STORE_TIMINGS];
+    uint32_t attempts;
+    bool new_attempt;            /* the next start begins one */
+
+    /* the response being received */
+    int status, version;
+    unsigned heads, lines;
+    size_t field_bytes;
+    struct buf fields_in, location, body;
+    int64_t retry_after_ms;
+    uint64_t body_len;
+    int spill_fd;
+    bool head_ended;
+    bool follow;                 /* a redirect that will be followed */
+    bool hop_cut;                /* … whose body was too long to read */
+    bool too_large, too_many_fields;
+    bool truncated, no_space;
+    bool no_descriptor;          /* our own limit, not the origin's fault */
+    const char *blocked_by;
+    char remote_ip[INET6_ADDRSTRLEN];
+    char error[CURL_ERROR_SIZE];
+};
+
+struct shard {
+    struct fetcher *f;
+    CURLM *multi;                /* NULL: not made yet */
+    int64_t due_us;              /* libcurl's timer; INT64_MAX: none */
+    uint32_t active;
+    bool touched;                /* look for ended transfers */
+};
+
+enum fd_kind { FD_NONE, FD_CURL, FD_DNS };
+
+/* What is watched, by descriptor. */
+struct fd_entry {
+    uint8_t kind;
+    uint8_t shard;
+    uint8_t registered;          /* EPOLLIN | EPOLLOUT bits known to epoll; 0: not in it */
+    uint8_t want;                /* what libcurl asks for now */
+};
+
+struct fetcher {
+    struct engine *e;
+    unsigned no;
+    pthread_t thread;
+    struct inbox inbox;
+    int epoll;
+    struct fd_entry *fds;
+    size_t n_fds;
+    struct shard shards[SHARDS];
+    CURLSH *share;               /* TLS sessions */
+    struct sched sched;
+    struct dns *dns;
+    struct host *hosts;          /* uthash, by name */
+    struct fbatch *batches;      /* uthash, by live */
+    struct lane *lanes;          /* uthash, by host and batch */
+    struct transfer *transfers;  /* all */
+    uint32_t n_transfers;
+    struct transfer *spare;      /* memory of former ones */
+    uint32_t n_spares;
+    CURL *easies[EASY_POOL];
+    size_t n_easies;
+    struct transfer **heap;      /* timers */
+    size_t heap_n, heap_cap;
+    struct msg_results *out;
+    struct buf scratch;
+    uint64_t random;
+    int64_t now;                 /* of this turn */
+    uint32_t sockets;            /* open, idle ones too */
+    int64_t no_starts_before;    /* out of descriptors: pause */
+    bool draining;
+    int64_t drain_until;
+};
+
+/* fetch_multi.c */
+int multi_init(struct fetcher *f) MUSTCHECK;
+void multi_fini(struct fetcher *f);
+struct shard *multi_shard(struct fetcher *f, struct host *h);
+int multi_add(struct transfer *t, struct shard *s) MUSTCHECK;
+void multi_remove(struct transfer *t); /* safe when it is in none */
+void multi_watch(void *f, int fd, bool rd, bool wr); /* for dns */
+/* Waits at most until `until` (monotonic), lets libcurl and the resolver act, and ends the
+ * transfers that are over. */
+void multi_turn(struct fetcher *f, int64_t until);
+/* Closes idle connections, as many as can be. */
+void multi_close_idle(struct fetcher *f);
+curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct curl_sockaddr *a);
+int multi_close_socket(void *fetcher, curl_socket_t fd);
+
+/* fetch_start.c */
+CURL *start_easy(struct fetcher *f); /* NULL: out of memory */
+void start_give_easy(struct fetcher *f, CURL *easy);
+/* Starts the next request of a lane that the scheduler picked. */
+void start_next(struct fetcher *f, struct lane *l);
+/* Resolves and connects; the slots are held. */
+void start_hop(struct transfer *t);
+void start_drop_target(struct host *h);
+/* Takes it out of its host's waiting list. */
+void start_unwait(struct transfer *t);
+/* Gives back what a running transfer holds of libcurl's. Safe in every state. */
+void start_undo(struct transfer *t);
+
+/* fetch_end.c */
+struct verdict {
+    enum outcome outcome;
+    const char *message;         /* valid while the transfer is */
+    bool again;                  /* the outcome's nature allows another attempt */
+};
+void end_transfer(struct transfer *t, CURLcode code); /* libcurl is done with it */
+void end_with(struct transfer *t, struct verdict v);  /* holds its slots; not running */
+void end_timer(struct transfer *t);                   /* its timer is due */
+
+/* fetch_out.c */
+void out_result(struct transfer *t, const struct verdict *v); /* takes its live reference */
+void out_invalid(struct fetcher *f, struct live *l, const struct item *it); /* takes a reference */
+void out_flush(struct fetcher *f);
+size_t body_write(struct transfer *t, const char *p, size_t n);
+void body_drop(struct transfer *t);
+
+/* fetch.c */
+struct lane *lane_get(struct fetcher *f, struct live *l, const char *host, size_t len);
+void lane_settle_want(struct fetcher *f, struct lane *l);
+void lane_release(struct fetcher *f, struct lane *l); /* frees it when nothing is left */
+void host_release(struct host *h);                    /* likewise */
+void lane_push_front(struct lane *l, struct transfer *t);
+struct transfer *transfer_new(struct fetcher *f, struct live *l);
+void transfer_attach(struct fetcher *f, struct transfer *t, struct lane *l);
+void transfer_detach(struct transfer *t); /* from fetcher and lane */
+void transfer_free(struct transfer *t);   /* not its live reference */
+/* Hands it to the fetcher of its url's host, where it waits for slots. */
+void transfer_send(struct transfer *t);
+void timer_set(struct transfer *t, int64_t due_us); /* INT64_MAX: off */
+
+#endif

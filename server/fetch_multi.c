@@ -1,0 +1,298 @@
+/* The curl multis of a fetcher on its epoll. Runs on the fetcher's thread.
+ *
+ * Descriptors are entries in an array, not allocations. A descriptor that libcurl stops watching
+ * stays registered with epoll, since the next request on a kept connection asks for the same
+ * again; when it fires meanwhile, it is taken out. libcurl's timers are deadlines that the next
+ * epoll_wait honours. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "server/fetch_int.h"
+
+enum { EVENTS = 512 };
+
+static struct fd_entry *entry(struct fetcher *f, int fd)
+{
+    if ((size_t)fd >= f->n_fds) {
+        size_t n = f->n_fds == 0 ? 1024 : f->n_fds;
+        while (n <= (size_t)fd)
+            n *= 2;
+        f->fds = xrealloc(f->fds, n * sizeof(*f->fds));
+        memset(f->fds + f->n_fds, 0, (n - f->n_fds) * sizeof(*f->fds));
+        f->n_fds = n;
+    }
+    return &f->fds[fd];
+}
+
+static void epoll_set(struct fetcher *f, int fd, struct fd_entry *en, uint32_t events)
+{
+    if (events == en->registered)
+        return;
+    struct epoll_event ev = {.events = events, .data.fd = fd};
+    int op = events == 0 ? EPOLL_CTL_DEL : en->registered == 0 ? EPOLL_CTL_ADD : EPOLL_CTL_MOD;
+    int rc = epoll_ctl(f->epoll, op, fd, &ev);
+    if (rc != 0 && op == EPOLL_CTL_ADD && errno == EEXIST)
+        rc = epoll_ctl(f->epoll, EPOLL_CTL_MOD, fd, &ev);
+    else if (rc != 0 && op == EPOLL_CTL_MOD && errno == ENOENT)
+        rc = epoll_ctl(f->epoll, EPOLL_CTL_ADD, fd, &ev);
+    if (rc != 0 && op != EPOLL_CTL_DEL)
+        log_line(LOG_ERROR, "fetch", "epoll_ctl: %s", strerror(errno));
+    en->registered = rc == 0 ? (uint8_t)events : 0;
+}
+
+static int on_socket(CURL *easy, curl_socket_t fd, int what, void *userp, void *socketp)
+{
+    struct shard *s = userp;
+    (void)easy;
+    (void)socketp;
+    struct fd_entry *en = entry(s->f, fd);
+    if (what == CURL_POLL_REMOVE) {
+        en->want = 0;
+        return 0;
+    }
+    en->kind = FD_CURL;
+    en->shard = (uint8_t)(s - s->f->shards);
+    uint32_t want = 0;
+    if (what == CURL_POLL_IN || what == CURL_POLL_INOUT)
+        want |= EPOLLIN;
+    if (what == CURL_POLL_OUT || what == CURL_POLL_INOUT)
+        want |= EPOLLOUT;
+    en->want = (uint8_t)want;
+    epoll_set(s->f, fd, en, want);
+    return 0;
+}
+
+static int on_timer(CURLM *multi, long timeout_ms, void *userp)
+{
+    struct shard *s = userp;
+    (void)multi;
+    s->due_us = timeout_ms < 0 ? INT64_MAX : now_us() + (int64_t)timeout_ms * 1000;
+    return 0;
+}
+
+curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct curl_sockaddr *a)
+{
+    struct transfer *t = transfer;
+    ASSERT(t->magic == TRANSFER_MAGIC);
+    if (purpose != CURLSOCKTYPE_IPCXN)
+        return CURL_SOCKET_BAD;
+    /* The last word: the very address that connect(2) gets. */
+    t->blocked_by = guard_check(&t->f->e->guard, &a->addr);
+    if (t->blocked_by != NULL)
+        return CURL_SOCKET_BAD;
+    int fd = socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
+    if (fd < 0) {
+        t->no_descriptor = errno == EMFILE || errno == ENFILE || errno == ENOBUFS ||
+                           errno == ENOMEM;
+        return CURL_SOCKET_BAD;
+    }
+    t->f->sockets++;
+    struct fd_entry *en = entry(t->f, fd);
+    *en = (struct fd_entry){0};
+    return fd;
+}
+
+int multi_close_socket(void *fetcher, curl_socket_t fd)
+{
+    struct fetcher *f = fetcher;
+    struct fd_entry *en = entry(f, fd);
+    *en = (struct fd_entry){0}; /* close(2) takes it out of epoll */
+    f->sockets--;
+    return close(fd);
+}
+
+void multi_watch(void *fetcher, int fd, bool rd, bool wr)
+{
+    struct fetcher *f = fetcher;
+    struct fd_entry *en = entry(f, fd);
+    en->kind = rd || wr ? FD_DNS : FD_NONE;
+    epoll_set(f, fd, en, (rd ? (uint32_t)EPOLLIN : 0) | (wr ? (uint32_t)EPOLLOUT : 0));
+}
+
+static int shard_open(struct shard *s)
+{
+    s->multi = curl_multi_init();
+    if (s->multi == NULL)
+        return E_NOMEM;
+    s->due_us = INT64_MAX;
+    curl_multi_setopt(s->multi, CURLMOPT_SOCKETFUNCTION, on_socket);
+    curl_multi_setopt(s->multi, CURLMOPT_SOCKETDATA, s);
+    curl_multi_setopt(s->multi, CURLMOPT_TIMERFUNCTION, on_timer);
+    curl_multi_setopt(s->multi, CURLMOPT_TIMERDATA, s);
+    curl_multi_setopt(s->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
+    curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, (long)SHARD_IDLE);
+    return 0;
+}
+
+int multi_init(struct fetcher *f)
+{
+    for (unsigned i = 0; i < SHARDS; i++) {
+        f->shards[i].f = f;
+        f->shards[i].due_us = INT64_MAX;
+    }
+    f->epoll = epoll_create1(EPOLL_CLOEXEC);
+    if (f->epoll < 0)
+        return E_IO;
+    struct epoll_event ev = {.events = EPOLLIN, .data.fd = f->inbox.fd};
+    if (epoll_ctl(f->epoll, EPOLL_CTL_ADD, f->inbox.fd, &ev) != 0)
+        return E_IO;
+    f->share = curl_share_init();
+    if (f->share == NULL)
+        return E_NOMEM;
+    curl_share_setopt(f->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
+    return 0;
+}
+
+void multi_fini(struct fetcher *f)
+{
+    for (unsigned i = 0; i < SHARDS; i++) {
+        if (f->shards[i].multi != NULL)
+            curl_multi_cleanup(f->shards[i].multi);
+    }
+    while (f->n_easies > 0)
+        curl_easy_cleanup(f->easies[--f->n_easies]);
+    if (f->share != NULL)
+        curl_share_cleanup(f->share);
+    if (f->epoll >= 0)
+        close(f->epoll);
+    free(f->fds);
+}
+
+/* The shard for one more transfer of a host: its own first one, and further ones when that has
+ * many of it; the first ones are filled up again first, since their connections wait there. */
+struct shard *multi_shard(struct fetcher *f, struct host *h)
+{
+    unsigned base = (unsigned)(h->key % SHARDS);
+    for (uint32_t room = SHARD_CHUNK;; room += SHARD_CHUNK) {
+        for (unsigned i = 0; i < SHARDS; i++) {
+            unsigned k = (base + i) % SHARDS;
+            if (h->active[k] < room)
+                return &f->shards[k];
+        }
+    }
+}
+
+int multi_add(struct transfer *t, struct shard *s)
+{
+    if (s->multi == NULL) {
+        int rc = shard_open(s);
+        if (rc != 0)
+            return rc;
+    }
+    if (curl_multi_add_handle(s->multi, t->easy) != CURLM_OK)
+        return E_NOMEM;
+    t->shard = s;
+    s->active++;
+    t->lane->host->active[s - t->f->shards]++;
+    return 0;
+}
+
+void multi_remove(struct transfer *t)
+{
+    struct shard *s = t->shard;
+    if (s == NULL)
+        return;
+    curl_multi_remove_handle(s->multi, t->easy);
+    s->active--;
+    t->lane->host->active[s - t->f->shards]--;
+    t->shard = NULL;
+}
+
+void multi_close_idle(struct fetcher *f)
+{
+    for (unsigned i = 0; i < SHARDS; i++) {
+        struct shard *s = &f->shards[i];
+        if (s->multi == NULL || s->active > 0)
+            continue;
+        curl_multi_cleanup(s->multi);
+        s->multi = NULL;
+        s->due_us = INT64_MAX;
+        s->touched = false;
+    }
+}
+
+static void act(struct shard *s, curl_socket_t fd, int events)
+{
+    int running;
+    CURLMcode rc = curl_multi_socket_action(s->multi, fd, events, &running);
+    ASSERT(rc == CURLM_OK);
+    s->touched = true;
+}
+
+static void on_event(struct fetcher *f, int fd, uint32_t events)
+{
+    if (fd == f->inbox.fd)
+        return; /* taken at the top of the turn */
+    struct fd_entry *en = entry(f, fd);
+    bool rd = events & (EPOLLIN | EPOLLHUP | EPOLLERR);
+    bool wr = events & (EPOLLOUT | EPOLLHUP | EPOLLERR);
+    if (en->kind == FD_DNS) {
+        dns_event(f->dns, fd, rd, wr, f->now);
+        return;
+    }
+    struct shard *s = &f->shards[en->shard];
+    if (en->kind != FD_CURL || en->want == 0 || s->multi == NULL) {
+        epoll_set(f, fd, en, 0); /* an idle connection was closed by its origin, most likely */
+        return;
+    }
+    int mask = 0;
+    if (events & EPOLLIN)
+        mask |= CURL_CSELECT_IN;
+    if (events & EPOLLOUT)
+        mask |= CURL_CSELECT_OUT;
+    if (events & (EPOLLERR | EPOLLHUP))
+        mask |= en->want & EPOLLIN ? CURL_CSELECT_IN : CURL_CSELECT_OUT;
+    if (events & EPOLLERR)
+        mask |= CURL_CSELECT_ERR;
+    act(s, fd, mask);
+}
+
+static void reap(struct shard *s)
+{
+    CURLMsg *m;
+    int left;
+    s->touched = false;
+    while (s->multi != NULL && (m = curl_multi_info_read(s->multi, &left)) != NULL) {
+        if (m->msg != CURLMSG_DONE)
+            continue;
+        struct transfer *t = NULL;
+        CURLcode code = m->data.result;
+        curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&t);
+        ASSERT(t != NULL && t->magic == TRANSFER_MAGIC && t->shard == s);
+        end_transfer(t, code);
+    }
+}
+
+void multi_turn(struct fetcher *f, int64_t until)
+{
+    for (unsigned i = 0; i < SHARDS; i++) {
+        if (f->shards[i].due_us < until)
+            until = f->shards[i].due_us;
+    }
+    int64_t wait_us = until == INT64_MAX ? -1 : until - now_us();
+    int wait_ms = -1;
+    if (until != INT64_MAX)
+        wait_ms = wait_us <= 0 ? 0 : wait_us > 60000000 ? 60000 : (int)((wait_us + 999) / 1000);
+
+    struct epoll_event ev[EVENTS];
+    int n = epoll_wait(f->epoll, ev, EVENTS, wait_ms);
+    ASSERT(n >= 0 || errno == EINTR);
+    f->now = now_us();
+    for (int i = 0; i < n; i++)
+        on_event(f, ev[i].data.fd, ev[i].events);
+    for (unsigned i = 0; i < SHARDS; i++) {
+        struct shard *s = &f->shards[i];
+        if (s->due_us <= f->now) {
+            s->due_us = INT64_MAX; /* libcurl sets it again if it wants another */
+            if (s->multi != NULL)
+                act(s, CURL_SOCKET_TIMEOUT, 0);
+        }
+    }
+    for (unsigned i = 0; i < SHARDS; i++) {
+        if (f->shards[i].touched)
+            reap(&f->shards[i]);
+    }
+}

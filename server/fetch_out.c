@@ -1,0 +1,214 @@
+/* Bodies as they come in, and results on their way to the keeper: written into one block of
+ * memory for all that ends in a turn. Runs on the fetcher's thread. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/fetch_int.h"
+
+enum {
+    BLOCK_BYTES = 128 * 1024,
+    COPY_BODY = 16 * 1024, /* a larger body's memory is handed over instead */
+};
+
+/* ---- bodies ---- */
+
+/* From memory to a file without a name in the data directory, so that many large bodies at once
+ * don't fill the memory. */
+static int spill(struct transfer *t)
+{
+    t->spill_fd = open(t->f->e->cfg->data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (t->spill_fd < 0)
+        return E_IO;
+    size_t done = 0;
+    while (done < t->body.len) {
+        ssize_t n = write(t->spill_fd, t->body.data + done, t->body.len - done);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return E_IO;
+        done += (size_t)n;
+    }
+    buf_reset(&t->body);
+    return 0;
+}
+
+static int keep(struct transfer *t, const char *p, size_t n)
+{
+    if (t->spill_fd < 0 && t->body.len + n <= SPILL_BYTES)
+        return buf_add(&t->body, p, n);
+    if (t->spill_fd < 0) {
+        int rc = spill(t);
+        if (rc != 0)
+            return rc;
+    }
+    while (n > 0) {
+        ssize_t w = write(t->spill_fd, p, n);
+        if (w < 0 && errno == EINTR)
+            continue;
+        if (w <= 0)
+            return E_IO;
+        p += w;
+        n -= (size_t)w;
+    }
+    return 0;
+}
+
+size_t body_write(struct transfer *t, const char *p, size_t n)
+{
+    uint64_t max = t->item.has_max_body_bytes ? t->item.max_body_bytes
+                                              : t->f->e->cfg->max_body_bytes;
+    size_t take = n;
+    if (take > max - t->body_len) {
+        take = (size_t)(max - t->body_len);
+        t->too_large = true;
+    }
+    if (take > 0 && keep(t, p, take) != 0) {
+        t->no_space = true;
+        return 0;
+    }
+    t->body_len += take;
+    return t->too_large ? 0 : n;
+}
+
+void body_drop(struct transfer *t)
+{
+    t->body_len = 0;
+    buf_reset(&t->body);
+    if (t->spill_fd >= 0)
+        close(t->spill_fd);
+    t->spill_fd = -1;
+}
+
+/* ---- results ---- */
+
+static struct msg_results *block_new(size_t cap)
+{
+    struct msg_results *m = xcalloc(1, sizeof(*m) + cap);
+    m->m.type = KEEPER_RESULTS;
+    m->cap = cap;
+    m->tail = &m->first;
+    return m;
+}
+
+void out_flush(struct fetcher *f)
+{
+    struct msg_results *m = f->out;
+    if (m == NULL)
+        return;
+    f->out = NULL;
+    m->bytes += sizeof(*m) + m->used;
+    atomic_fetch_add(&f->e->unwritten, (int64_t)m->bytes);
+    inbox_put(&f->e->inbox, &m->m);
+}
+
+/* Room for a result whose strings take `need` bytes. */
+static struct done *reserve(struct fetcher *f, size_t need)
+{
+    need += sizeof(struct done) + 16;
+    if (f->out != NULL && f->out->cap - f->out->used < need)
+        out_flush(f);
+    if (f->out == NULL)
+        f->out = block_new(need > BLOCK_BYTES ? need : BLOCK_BYTES);
+    struct msg_results *m = f->out;
+    m->used = (m->used + 15) & ~(size_t)15;
+    struct done *d = (struct done *)(void *)(m->mem + m->used);
+    memset(d, 0, sizeof(*d));
+    m->used += sizeof(*d);
+    *m->tail = d;
+    m->tail = &d->next;
+    d->r.body_fd = -1;
+    return d;
+}
+
+static struct span put(struct fetcher *f, struct span s)
+{
+    if (s.ptr == NULL)
+        return s;
+    struct msg_results *m = f->out;
+    char *to = m->mem + m->used;
+    ASSERT(s.len <= m->cap - m->used);
+    if (s.len > 0)
+        memcpy(to, s.ptr, s.len);
+    m->used += s.len;
+    return (struct span){to, s.len};
+}
+
+static struct span text(const char *s)
+{
+    return s == NULL || *s == '\0' ? (struct span){0} : (struct span){s, strlen(s)};
+}
+
+static struct span of_buf(const struct buf *b)
+{
+    return b->len == 0 ? (struct span){0} : (struct span){b->data, b->len};
+}
+
+static void put_body(struct transfer *t, struct done *d)
+{
+    struct result *r = &d->r;
+    r->body_len = t->body_len;
+    if (t->spill_fd >= 0) {
+        r->body_fd = t->spill_fd;
+        t->spill_fd = -1;
+    } else if (t->body.len > COPY_BODY) {
+        d->owned_body = t->body.data;
+        r->body = (struct span){t->body.data, t->body.len};
+        t->f->out->bytes += t->body.cap;
+        buf_init(&t->body, t->body.max);
+    } else if (t->status != 0) { /* an empty body is a body too */
+        r->body = put(t->f, (struct span){t->body.len > 0 ? t->body.data : "", t->body.len});
+    }
+}
+
+void out_result(struct transfer *t, const struct verdict *v)
+{
+    struct fetcher *f = t->f;
+    struct span message = text(v->message), ip = text(t->remote_ip);
+    struct span fields = t->status != 0 ? of_buf(&t->fields_in) : (struct span){0};
+    struct span redirects = of_buf(&t->redirects);
+    bool fetched = t->attempts > 0;
+    struct span final = fetched ? t->url.text : (struct span){0};
+    size_t small_body = t->body.len <= COPY_BODY ? t->body.len : 0;
+    struct done *d = reserve(f, message.len + ip.len + fields.len + redirects.len + final.len +
+                                    t->item.url.len + t->item.custom_id.len + small_body);
+    struct result *r = &d->r;
+    d->live = t->live;
+    t->live = NULL;
+    r->index = t->item.index;
+    r->status = v->outcome == OUTCOME_NONE ? RESULT_SUCCEEDED : RESULT_FAILED;
+    r->http_status = t->status;
+    r->http_version = t->version;
+    r->error = (int)v->outcome;
+    r->error_message = put(f, message);
+    r->attempts = t->attempts;
+    r->truncated = t->truncated;
+    r->url = put(f, t->item.url);
+    r->final_url = put(f, final);
+    r->custom_id = put(f, t->item.custom_id);
+    r->headers = put(f, fields);
+    r->redirects = put(f, redirects);
+    r->remote_ip = put(f, ip);
+    memcpy(r->timing_us, t->timing, sizeof(r->timing_us));
+    r->completed_ms = wall_ms();
+    put_body(t, d);
+}
+
+void out_invalid(struct fetcher *f, struct live *l, const struct item *it)
+{
+    struct done *d = reserve(f, it->url.len + it->custom_id.len + it->invalid.len);
+    struct result *r = &d->r;
+    d->live = l;
+    r->index = it->index;
+    r->status = RESULT_FAILED;
+    r->error = OUTCOME_INVALID_URL;
+    r->error_message = put(f, it->invalid);
+    r->url = put(f, it->url);
+    r->custom_id = put(f, it->custom_id);
+    int64_t waited = f->now - l->accept_us;
+    r->timing_us[TIMING_QUEUED] = waited > 0 ? (uint64_t)waited : 0;
+    r->completed_ms = wall_ms();
+}

@@ -1,0 +1,634 @@
+/* From a lane that may start something to a transfer that libcurl runs: the record is decoded, the
+ * name resolved, the address judged, the easy handle set up. Runs on the fetcher's thread. */
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/fetch_int.h"
+#include "server/retry.h"
+
+enum { IDLE_AGE_S = 60 };
+
+/* ---- libcurl's callbacks ---- */
+
+static size_t on_body(char *p, size_t size, size_t n, void *arg)
+{
+    struct transfer *t = arg;
+    ASSERT(t->magic == TRANSFER_MAGIC);
+    n *= size;
+    if (t->follow) { /* a redirect's own body: only read to keep the connection */
+        t->body_len += n;
+        t->hop_cut = t->body_len > HOP_BODY;
+        return t->hop_cut ? 0 : n;
+    }
+    return body_write(t, p, n);
+}
+
+static bool field_is(const char *line, size_t name_len, const char *name)
+{
+    return name_len == strlen(name) && strncasecmp(line, name, name_len) == 0;
+}
+
+static void keep_field(struct transfer *t, const char *p, size_t n)
+{
+    const char *colon = memchr(p, ':', n);
+    if (colon == NULL)
+        return;
+    size_t name = (size_t)(colon - p);
+    const char *v = colon + 1;
+    size_t len = n - name - 1;
+    while (len > 0 && (*v == ' ' || *v == '\t')) {
+        v++;
+        len--;
+    }
+    if (field_is(p, name, "location") && t->location.len == 0) {
+        if (buf_add(&t->location, v, len) != 0)
+            buf_reset(&t->location);
+    } else if (field_is(p, name, "retry-after")) {
+        t->retry_after_ms = retry_parse_after(v, len, wall_ms() / 1000);
+    }
+    if (buf_add(&t->fields_in, p, n) != 0 || buf_add(&t->fields_in, "\r\n", 2) != 0)
+        t->too_many_fields = true;
+}
+
+static bool is_redirect(int status)
+{
+    return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
+}
+
+static size_t on_field(char *p, size_t size, size_t n, void *arg)
+{
+    struct transfer *t = arg;
+    ASSERT(t->magic == TRANSFER_MAGIC);
+    n *= size;
+    t->field_bytes += n;
+    t->lines++;
+    if (t->field_bytes > HEADER_BYTES || t->lines > HEADER_LINES) {
+        t->too_many_fields = true;
+        return 0;
+    }
+    size_t len = n;
+    while (len > 0 && (p[len - 1] == '\r' || p[len - 1] == '\n'))
+        len--;
+    if (t->head_ended && t->status >= 200)
+        return n; /* trailers */
+    if (len >= 5 && memcmp(p, "HTTP/", 5) == 0 && (t->heads == 0 || t->head_ended)) {
+        long status = 0;
+        curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+        t->head_ended = false;
+        buf_reset(&t->fields_in);
+        buf_reset(&t->location);
+        t->retry_after_ms = -1;
+        return ++t->heads > INTERIM_MAX ? 0 : n;
+    }
+    if (len > 0) {
+        keep_field(t, p, len);
+        return t->too_many_fields ? 0 : n;
+    }
+    long status = 0;
+    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
+    t->status = (int)status;
+    t->head_ended = true;
+    t->follow = is_redirect(t->status) && t->location.len > 0 && t->live->b.max_redirects > 0;
+    return n;
+}
+
+/* Connected, or a kept connection was chosen; nothing has been sent yet. */
+static int on_connected(void *arg, char *ip, char *local_ip, int port, int local_port)
+{
+    struct transfer *t = arg;
+    ASSERT(t->magic == TRANSFER_MAGIC);
+    (void)local_ip;
+    (void)port;
+    (void)local_port;
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    const struct sockaddr *sa = NULL;
+    if (inet_pton(AF_INET, ip, &v4.sin_addr) == 1)
+        sa = (const struct sockaddr *)&v4;
+    else if (inet_pton(AF_INET6, ip, &v6.sin6_addr) == 1)
+        sa = (const struct sockaddr *)&v6;
+    t->blocked_by = sa == NULL ? "unknown" : guard_check(&t->f->e->guard, sa);
+    if (t->blocked_by != NULL)
+        return CURL_PREREQFUNC_ABORT;
+    snprintf(t->remote_ip, sizeof(t->remote_ip), "%s", ip);
+    return CURL_PREREQFUNC_OK;
+}
+
+/* ---- easy handles ---- */
+
+static void set_base(struct fetcher *f, CURL *h)
+{
+    const struct config *cfg = f->e->cfg;
+    curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(h, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
+    curl_easy_setopt(h, CURLOPT_FOLLOWLOCATION, 0L); /* each hop goes through sched and guard */
+    curl_easy_setopt(h, CURLOPT_PROXY, "");          /* the environment's would pass the guard by */
+    curl_easy_setopt(h, CURLOPT_NOPROXY, "*");
+    curl_easy_setopt(h, CURLOPT_NETRC, (long)CURL_NETRC_IGNORED);
+    curl_easy_setopt(h, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
+    curl_easy_setopt(h, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
+    curl_easy_setopt(h, CURLOPT_HTTP09_ALLOWED, 0L);
+    curl_easy_setopt(h, CURLOPT_ACCEPT_ENCODING, "");
+    curl_easy_setopt(h, CURLOPT_USERAGENT, cfg->user_agent);
+    curl_easy_setopt(h, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
+    curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 1L);
+    curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 2L);
+    curl_easy_setopt(h, CURLOPT_CAPATH, NULL); /* with a path the bundle is parsed each time */
+    if (cfg->ca_file != NULL)
+        curl_easy_setopt(h, CURLOPT_CAINFO, cfg->ca_file);
+    curl_easy_setopt(h, CURLOPT_SHARE, f->share);
+    curl_easy_setopt(h, CURLOPT_DNS_CACHE_TIMEOUT, 0L); /* we resolve; its cache is walked whole */
+    curl_easy_setopt(h, CURLOPT_MAXAGE_CONN, (long)IDLE_AGE_S);
+    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
+    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_field);
+    curl_easy_setopt(h, CURLOPT_PREREQFUNCTION, on_connected);
+    curl_easy_setopt(h, CURLOPT_OPENSOCKETFUNCTION, multi_open_socket);
+    curl_easy_setopt(h, CURLOPT_CLOSESOCKETFUNCTION, multi_close_socket);
+    curl_easy_setopt(h, CURLOPT_CLOSESOCKETDATA, f);
+}
+
+CURL *start_easy(struct fetcher *f)
+{
+    if (f->n_easies > 0)
+        return f->easies[--f->n_easies];
+    CURL *h = curl_easy_init();
+    if (h != NULL)
+        set_base(f, h);
+    return h;
+}
+
+void start_give_easy(struct fetcher *f, CURL *easy)
+{
+    if (f->n_easies == EASY_POOL) {
+        curl_easy_cleanup(easy);
+        return;
+    }
+    /* What one request set must not reach the next: the few options are put back one by one,
+     * which is cheaper than curl_easy_reset and set_base. */
+    curl_easy_setopt(easy, CURLOPT_HTTPHEADER, NULL);
+    curl_easy_setopt(easy, CURLOPT_CONNECT_TO, NULL);
+    curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, NULL);
+    curl_easy_setopt(easy, CURLOPT_POSTFIELDS, NULL);
+    curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)-1);
+    curl_easy_setopt(easy, CURLOPT_NOBODY, 0L);
+    curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
+    curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 0L);
+    f->easies[f->n_easies++] = easy;
+}
+
+static bool span_is(struct span s, const char *text)
+{
+    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
+}
+
+/* Fields that may go to another origin than the one they were meant for; whatever else the caller
+ * gave may be a credential. */
+static bool may_travel(struct span name)
+{
+    static const char *const names[] = {"accept", "accept-language", "accept-encoding",
+                                        "user-agent", "cache-control", "range"};
+    for (size_t i = 0; i < ARRAY_LEN(names); i++) {
+        if (field_is(name.ptr, name.len, names[i]))
+            return true;
+    }
+    return false;
+}
+
+static int add_field(struct transfer *t, const char *text)
+{
+    struct curl_slist *l = curl_slist_append(t->fields, text);
+    if (l == NULL)
+        return E_NOMEM;
+    t->fields = l;
+    return 0;
+}
+
+static int set_fields(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    struct span rest = t->item.headers, name, value;
+    bool has_type = false;
+    while (item_next_header(&rest, &name, &value)) {
+        bool of_content = name.len > 8 && strncasecmp(name.ptr, "content-", 8) == 0;
+        if ((of_content && !t->with_body) || (t->foreign && !of_content && !may_travel(name)))
+            continue;
+        has_type = has_type || field_is(name.ptr, name.len, "content-type");
+        buf_reset(&f->scratch);
+        int rc = value.len == 0
+                     ? buf_addf(&f->scratch, "%.*s;", (int)name.len, name.ptr)
+                     : buf_addf(&f->scratch, "%.*s: %.*s", (int)name.len, name.ptr,
+                                (int)value.len, value.ptr);
+        if (rc == 0)
+            rc = add_field(t, f->scratch.data);
+        if (rc != 0)
+            return rc;
+    }
+    if (t->with_body && !has_type) /* libcurl would call any body a form */
+        return add_field(t, "Content-Type:");
+    return 0;
+}
+
+static void set_method(struct transfer *t)
+{
+    static const char *const names[] = {"PUT", "PATCH", "DELETE", "OPTIONS"};
+    if (t->with_body) {
+        curl_easy_setopt(t->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)t->item.body.len);
+        curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS,
+                         t->item.body.len > 0 ? t->item.body.ptr : "");
+    } else if (span_is(t->method, "HEAD")) {
+        curl_easy_setopt(t->easy, CURLOPT_NOBODY, 1L);
+    }
+    for (size_t i = 0; t->method.ptr != NULL && i < ARRAY_LEN(names); i++) {
+        if (span_is(t->method, names[i]))
+            curl_easy_setopt(t->easy, CURLOPT_CUSTOMREQUEST, names[i]);
+    }
+}
+
+static uint32_t or_default(uint32_t value, uint32_t otherwise)
+{
+    return value != 0 ? value : otherwise;
+}
+
+static int64_t timeout_us(const struct transfer *t)
+{
+    return (int64_t)or_default(t->item.timeout_ms, t->f->e->cfg->timeout_ms) * 1000;
+}
+
+static int64_t connect_timeout_us(const struct transfer *t)
+{
+    return (int64_t)or_default(t->item.connect_timeout_ms, t->f->e->cfg->connect_timeout_ms) *
+           1000;
+}
+
+static int set_up(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    CURL *h = t->easy;
+    int64_t left = timeout_us(t) - t->active_us;
+    int64_t connect = connect_timeout_us(t) - (f->now - t->resolve_us);
+    left = left < 1000 ? 1000 : left;
+    connect = connect < 1000 ? 1000 : connect;
+    uint64_t max_body = t->item.has_max_body_bytes ? t->item.max_body_bytes
+                                                   : f->e->cfg->max_body_bytes;
+
+    buf_reset(&f->scratch);
+    int rc = buf_add(&f->scratch, t->url.text.ptr, t->url.text.len);
+    if (rc == 0)
+        rc = buf_addc(&f->scratch, '\0');
+    if (rc != 0)
+        return rc;
+    CURLcode code = curl_easy_setopt(h, CURLOPT_URL, f->scratch.data);
+    curl_easy_setopt(h, CURLOPT_PRIVATE, t);
+    curl_easy_setopt(h, CURLOPT_WRITEDATA, t);
+    curl_easy_setopt(h, CURLOPT_HEADERDATA, t);
+    curl_easy_setopt(h, CURLOPT_PREREQDATA, t);
+    curl_easy_setopt(h, CURLOPT_OPENSOCKETDATA, t);
+    curl_easy_setopt(h, CURLOPT_ERRORBUFFER, t->error);
+    curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)(left / 1000));
+    curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(connect / 1000));
+    /* A length that is known beforehand; what comes is counted, decoded, in body_write. 0 would
+     * mean no bound here. */
+    curl_easy_setopt(h, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)(max_body > 0 ? max_body : 1));
+    curl_easy_setopt(h, CURLOPT_CONNECT_TO, t->target != NULL ? &t->target->connect_to : NULL);
+    bool crowded = f->sockets > f->e->max_parallel / f->e->n_fetchers / 2;
+    curl_easy_setopt(h, CURLOPT_FORBID_REUSE,
+                     crowded && t->lane->s.queued == 0 && t->lane->last ? 1L : 0L);
+    if (t->fresh)
+        curl_easy_setopt(h, CURLOPT_FRESH_CONNECT, 1L);
+    set_method(t);
+    rc = set_fields(t);
+    if (rc == 0 && t->fields != NULL)
+        curl_easy_setopt(h, CURLOPT_HTTPHEADER, t->fields);
+    return rc != 0 ? rc : code == CURLE_OK ? 0 : E_NOMEM;
+}
+
+static void reset_response(struct transfer *t)
+{
+    t->status = t->version = 0;
+    t->heads = t->lines = 0;
+    t->field_bytes = 0;
+    buf_reset(&t->fields_in);
+    buf_reset(&t->location);
+    body_drop(t);
+    t->retry_after_ms = -1;
+    t->head_ended = t->follow = t->hop_cut = t->too_large = t->too_many_fields = false;
+    t->no_descriptor = t->no_space = t->truncated = false;
+    t->blocked_by = NULL;
+    t->remote_ip[0] = '\0';
+    t->error[0] = '\0';
+}
+
+static void target_unref(struct target *g)
+{
+    if (g != NULL && --g->refs == 0)
+        free(g);
+}
+
+void start_undo(struct transfer *t)
+{
+    if (t->state == TRANSFER_RESOLVING)
+        start_unwait(t);
+    multi_remove(t);
+    if (t->easy != NULL)
+        start_give_easy(t->f, t->easy);
+    t->easy = NULL;
+    curl_slist_free_all(t->fields);
+    t->fields = NULL;
+    target_unref(t->target);
+    t->target = NULL;
+    if (t->state == TRANSFER_RUNNING)
+        t->state = TRANSFER_IDLE;
+}
+
+static void charge_resolving(struct transfer *t)
+{
+    t->timing[TIMING_DNS] += (uint64_t)(t->f->now - t->resolve_us);
+    t->active_us += t->f->now - t->resolve_us;
+}
+
+static void run(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    charge_resolving(t);
+    reset_response(t);
+    int rc = E_NOMEM;
+    t->easy = start_easy(f);
+    if (t->easy != NULL)
+        rc = set_up(t);
+    if (rc == 0)
+        rc = multi_add(t, multi_shard(f, t->lane->host));
+    if (rc != 0) {
+        end_with(t, (struct verdict){OUTCOME_INTERNAL, "out of memory", true});
+        return;
+    }
+    t->state = TRANSFER_RUNNING;
+}
+
+/* ---- names ---- */
+
+void start_drop_target(struct host *h)
+{
+    target_unref(h->target);
+    h->target = NULL;
+}
+
+static struct target *target_of(struct host *h)
+{
+    if (h->target == NULL) {
+        const struct dns_addr *a = &h->addr[h->cur];
+        char ip[INET6_ADDRSTRLEN];
+        inet_ntop(a->family, a->addr, ip, sizeof(ip));
+        struct target *g = xcalloc(1, sizeof(*g));
+        snprintf(g->text, sizeof(g->text), a->family == AF_INET6 ? "::[%s]:" : "::%s:", ip);
+        g->connect_to.data = g->text;
+        g->refs = 1;
+        h->target = g;
+    }
+    h->target->refs++;
+    return h->target;
+}
+
+static const char *judge(const struct fetcher *f, const struct dns_addr *a)
+{
+    struct sockaddr_in v4 = {.sin_family = AF_INET};
+    struct sockaddr_in6 v6 = {.sin6_family = AF_INET6};
+    if (a->family == AF_INET) {
+        memcpy(&v4.sin_addr, a->addr, 4);
+        return guard_check(&f->e->guard, (const struct sockaddr *)&v4);
+    }
+    memcpy(&v6.sin6_addr, a->addr, 16);
+    return guard_check(&f->e->guard, (const struct sockaddr *)&v6);
+}
+
+/* Keeps what may be connected to. The address in use stays in use while it is still among them:
+ * its connections are warm. */
+static void take_answer(struct fetcher *f, struct host *h, const struct dns_answer *a)
+{
+    struct dns_addr used = {0};
+    if (h->n_addr > 0)
+        used = h->addr[h->cur];
+    size_t n = 0, cur = 0;
+    const char *rule = NULL;
+    for (size_t i = 0; i < a->n; i++) {
+        const char *denied = judge(f, &a->addr[i]);
+        if (denied != NULL) {
+            rule = denied;
+            continue;
+        }
+        if (memcmp(&a->addr[i], &used, sizeof(used)) == 0)
+            cur = n;
+        h->addr[n++] = a->addr[i];
+    }
+    h->n_addr = n;
+    h->cur = cur;
+    if (n == 0 || memcmp(&h->addr[cur], &used, sizeof(used)) != 0)
+        start_drop_target(h);
+    h->blocked_by = rule;
+    h->state = n > 0 ? HOST_RESOLVED : HOST_BLOCKED;
+    h->expires_us = a->expires_us;
+}
+
+static void blocked(struct transfer *t, const char *rule)
+{
+    t->blocked_by = rule;
+    end_with(t, (struct verdict){OUTCOME_BLOCKED_ADDRESS, NULL, false});
+}
+
+static void resolved(struct transfer *t, struct host *h, const struct dns_answer *failure)
+{
+    if (failure != NULL) {
+        charge_resolving(t);
+        end_with(t, (struct verdict){OUTCOME_DNS, failure->error, failure->rc != E_NOTFOUND});
+    } else if (h->state == HOST_BLOCKED) {
+        blocked(t, h->blocked_by);
+    } else {
+        t->target = target_of(h);
+        run(t);
+    }
+}
+
+void start_unwait(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    if (t->list_prev != NULL)
+        t->list_prev->list_next = t->list_next;
+    else
+        h->wait_head = t->list_next;
+    if (t->list_next != NULL)
+        t->list_next->list_prev = t->list_prev;
+    else
+        h->wait_tail = t->list_prev;
+    t->list_prev = t->list_next = NULL;
+    t->state = TRANSFER_IDLE;
+    timer_set(t, INT64_MAX);
+}
+
+static void on_answer(void *arg, const struct dns_answer *a)
+{
+    struct host *h = arg;
+    if (a->rc == 0)
+        take_answer(h->f, h, a);
+    else
+        h->state = HOST_UNKNOWN;
+    h->s.n_lanes++; /* held while its waiting transfers are told */
+    while (h->wait_head != NULL) {
+        struct transfer *t = h->wait_head;
+        start_unwait(t);
+        resolved(t, h, a->rc == 0 ? NULL : a);
+    }
+    h->s.n_lanes--;
+    host_release(h);
+}
+
+static void ask(struct transfer *t, struct host *h)
+{
+    struct fetcher *f = t->f;
+    if (h->state != HOST_ASKING) {
+        struct dns_answer a;
+        int rc = dns_resolve(f->dns, h->name, f->now, on_answer, h, &a);
+        if (rc != 1) {
+            if (rc != 0)
+                a = (struct dns_answer){.rc = E_IO, .error = "out of memory"};
+            if (a.rc == 0)
+                take_answer(f, h, &a);
+            resolved(t, h, a.rc == 0 ? NULL : &a);
+            return;
+        }
+        h->state = HOST_ASKING;
+    }
+    t->state = TRANSFER_RESOLVING;
+    t->list_prev = h->wait_tail;
+    t->list_next = NULL;
+    if (h->wait_tail != NULL)
+        h->wait_tail->list_next = t;
+    else
+        h->wait_head = t;
+    h->wait_tail = t;
+    int64_t left = timeout_us(t) - t->active_us, connect = connect_timeout_us(t);
+    timer_set(t, f->now + (left < connect ? left : connect));
+}
+
+void start_hop(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    struct host *h = t->lane->host;
+    t->resolve_us = f->now;
+    if (t->url.host_is_ip) {
+        struct dns_addr a = {.family = AF_INET};
+        if (inet_pton(AF_INET, t->url.host, a.addr) != 1) {
+            a.family = AF_INET6;
+            if (inet_pton(AF_INET6, t->url.host, a.addr) != 1) {
+                blocked(t, "unknown");
+                return;
+            }
+        }
+        const char *rule = judge(f, &a);
+        if (rule != NULL)
+            blocked(t, rule);
+        else
+            run(t);
+        return;
+    }
+    bool known = h->state == HOST_RESOLVED || h->state == HOST_BLOCKED;
+    if (known && f->now < h->expires_us)
+        resolved(t, h, NULL);
+    else
+        ask(t, h);
+}
+
+/* ---- out of the lane ---- */
+
+static struct transfer *pop_front(struct lane *l)
+{
+    struct transfer *t = l->front;
+    if (t == NULL)
+        return NULL;
+    l->front = t->list_next;
+    if (l->front == NULL)
+        l->front_tail = &l->front;
+    t->list_next = NULL;
+    t->state = TRANSFER_IDLE;
+    return t;
+}
+
+/* A fresh transfer from the lane's pages. */
+static struct transfer *take_record(struct fetcher *f, struct lane *l)
+{
+    struct page_in *p = l->pages;
+    ASSERT(p != NULL && l->in_pages > 0);
+    struct live *live = l->batch->live;
+    struct transfer *t = transfer_new(f, live);
+    live_ref(live);
+    atomic_fetch_add(&live->in_flight, 1);
+
+    size_t from = p->pos;
+    int rc = item_decode(p->m->data, p->m->len, &p->pos, &t->item);
+    ASSERT(rc == 0); /* checked when the page came */
+    rc = buf_add(&t->record, p->m->data + from, p->pos - from);
+    ASSERT(rc == 0);
+    from = 0;
+    rc = item_decode(t->record.data, t->record.len, &from, &t->item);
+    ASSERT(rc == 0);
+    t->ready_us = p->arrived_us;
+    int64_t queued = p->arrived_us - live->accept_us;
+    t->timing[TIMING_QUEUED] = queued > 0 ? (uint64_t)queued : 0;
+    l->in_pages--;
+    if (p->pos == p->m->len) {
+        l->pages = p->next;
+        if (l->pages == NULL)
+            l->pages_tail = &l->pages;
+        free(p->m);
+        free(p);
+    }
+    transfer_attach(f, t, l);
+
+    const char *why;
+    rc = item_apply_defaults(&t->item, &live->defaults, &t->joined);
+    if (rc == 0)
+        rc = url_parse(&t->url, t->item.url.ptr, t->item.url.len, &why);
+    t->method = t->item.method;
+    t->with_body = t->item.body.ptr != NULL || span_is(t->method, "POST") ||
+                   span_is(t->method, "PUT") || span_is(t->method, "PATCH");
+    if (rc != 0) { /* it was fine when it was accepted */
+        sched_release(&f->sched, &l->s);
+        transfer_detach(t);
+        struct verdict v = {OUTCOME_INTERNAL, "the stored request cannot be read", false};
+        out_result(t, &v);
+        transfer_free(t);
+        return NULL;
+    }
+    return t;
+}
+
+void start_next(struct fetcher *f, struct lane *l)
+{
+    struct transfer *t = pop_front(l);
+    if (t == NULL)
+        t = take_record(f, l);
+    if (t == NULL)
+        return;
+    lane_settle_want(f, l);
+    struct live *live = t->live;
+    t->timing[TIMING_LIMIT_WAIT] += (uint64_t)(f->now - t->ready_us);
+    if (t->waits_retry) {
+        t->waits_retry = false;
+        atomic_fetch_add(&live->in_flight, 1);
+        atomic_fetch_sub(&live->retry_wait, 1);
+    }
+    int64_t none = 0;
+    if (atomic_load(&live->started_ms) == 0)
+        atomic_compare_exchange_strong(&live->started_ms, &none, wall_ms());
+    /* Two names may share a lane's hash: the limit is the host's. */
+    if (strcmp(t->url.host, l->host->name) != 0) {
+        t->ready_us = f->now;
+        sched_release(&f->sched, &l->s);
+        transfer_send(t);
+        return;
+    }
+    t->attempts += t->new_attempt;
+    t->new_attempt = false;
+    start_hop(t);
+}

@@ -1,0 +1,53 @@
+/* The keeper from within: shared by keeper.c (groups and their effects) and keeper_work.c (taking
+ * batches up, and the work that goes on in the background). Keeper thread only. */
+#ifndef SERVER_KEEPER_INT_H
+#define SERVER_KEEPER_INT_H
+
+#include "server/engine_int.h"
+
+struct keeper {
+    struct engine *e;
+    int64_t next_no;           /* of the next batch */
+    int64_t last_created_ms;
+    struct live all;           /* sentinel of the ring of live batches */
+    uint64_t n_live;
+    struct live *touched;      /* changed by the group being committed */
+    struct msg *kept, **kept_tail; /* results of a group that failed */
+    struct msg *wants_again;
+    bool store_failed;
+    bool stop;
+
+    struct live *cancelling;   /* batches whose pending requests get their results */
+    struct buf scratch;        /* a page */
+    uint64_t *cancelled;       /* indexes that the group gives a result */
+    size_t n_cancelled, cap_cancelled;
+    int64_t cancel_page;       /* how far the group goes */
+    bool cancel_over;
+
+    int64_t *removals;         /* numbers of batches whose rows are to go */
+    size_t n_removals, cap_removals;
+    bool removal_over;
+    bool worked;               /* background work is in the transaction */
+};
+
+void *keeper_main(void *keeper);
+/* In a transaction: one result more of a live batch (sets r->n). E_EXISTS: it has one. */
+int keeper_add_result(struct keeper *k, struct live *l, struct result *r) MUSTCHECK;
+void keeper_clear_group(struct live *l);
+
+/* keeper_work.c */
+/* Makes a live batch of a copy of *b and enters it everywhere. */
+struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recovered);
+/* Out of the keeper's own lists: it has ended or was deleted. */
+void keeper_forget(struct keeper *k, struct live *l);
+int keeper_recover(struct keeper *k) MUSTCHECK;
+void keeper_remove_later(struct keeper *k, int64_t no);
+/* In a transaction: a slice of cancelling and of removing; then exactly one of _done and _undo. */
+int keeper_background(struct keeper *k, unsigned pages, uint32_t rows) MUSTCHECK;
+void keeper_background_done(struct keeper *k);
+void keeper_background_undo(struct keeper *k);
+/* Frees what is left when the thread ends; what was not stored is fetched again. */
+void keeper_drain(struct keeper *k);
+void keeper_steered(struct keeper *k, struct msg_steer *m);
+
+#endif

@@ -1,0 +1,380 @@
+/* The keeper's other work: taking batches up (new ones, and all unfinished ones at start), giving
+ * cancelled requests their results, and removing rows, in slices, so that nothing else waits. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "server/engine_int.h"
+#include "server/keeper_int.h"
+
+enum { HEADS = 64 };
+
+void live_ref(struct live *l)
+{
+    atomic_fetch_add(&l->refs, 1);
+}
+
+void live_unref(struct live *l)
+{
+    if (atomic_fetch_sub(&l->refs, 1) != 1)
+        return;
+    batch_fini(&l->b);
+    free(l->done_bits);
+    free(l);
+}
+
+struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recovered)
+{
+    struct live *l = xcalloc(1, sizeof(*l));
+    atomic_init(&l->refs, 1);
+    int rc = batch_copy(&l->b, b);
+    ASSERT(rc == 0);
+    if (b->defaults_len > 0) {
+        size_t pos = 0;
+        rc = item_decode(l->b.defaults, l->b.defaults_len, &pos, &l->defaults);
+        if (rc != 0) {
+            log_line(LOG_ERROR, "keeper", "batch %s: its defaults are damaged", b->id);
+            memset(&l->defaults, 0, sizeof(l->defaults));
+        }
+    }
+    if (b->max_parallel != 0) {
+        l->has_quota = true;
+        quota_init(&l->quota, b->max_parallel);
+    }
+    int64_t age_ms = wall_ms() - b->created_ms;
+    l->accept_us = now_us() - (recovered && age_ms > 0 ? age_ms * 1000 : 0);
+    atomic_init(&l->started_ms, b->started_ms);
+    l->next_n = 1;
+    l->done_bits = xcalloc(b->total / 8 + 1, 1);
+    l->recovered = recovered;
+    keeper_clear_group(l);
+    rc = feeder_open(k->e, l);
+    ASSERT(rc == 0);
+
+    l->all_prev = k->all.all_prev;
+    l->all_next = &k->all;
+    k->all.all_prev->all_next = l;
+    k->all.all_prev = l;
+    k->n_live++;
+    pthread_mutex_lock(&k->e->mutex);
+    engine_insert(k->e, l);
+    pthread_mutex_unlock(&k->e->mutex);
+    return l;
+}
+
+void keeper_forget(struct keeper *k, struct live *l)
+{
+    l->all_prev->all_next = l->all_next;
+    l->all_next->all_prev = l->all_prev;
+    l->all_prev = l->all_next = NULL;
+    k->n_live--;
+    feeder_close(l);
+    for (struct live **p = &k->cancelling; l->clearing && *p != NULL; p = &(*p)->cancel_next) {
+        if (*p == l) {
+            *p = l->cancel_next;
+            break;
+        }
+    }
+    l->clearing = false;
+}
+
+/* ---- at start ---- */
+
+static int on_done(void *arg, uint64_t index, enum result_status status, uint64_t body_len)
+{
+    struct live *l = arg;
+    if (index >= l->b.total)
+        return E_CORRUPT;
+    l->done_bits[index / 8] |= (uint8_t)(1U << (index % 8));
+    l->done++;
+    l->b.bytes_received += body_len;
+    if (status == RESULT_SUCCEEDED)
+        l->b.succeeded++;
+    else if (status == RESULT_FAILED)
+        l->b.failed++;
+    else
+        l->b.cancelled++;
+    return 0;
+}
+
+struct unfinished {
+    struct batch *v;
+    size_t n, cap;
+};
+
+static int on_unfinished(void *arg, const struct batch *b)
+{
+    struct unfinished *u = arg;
+    if (u->n == u->cap) {
+        u->cap = u->cap == 0 ? 16 : u->cap * 2;
+        u->v = xrealloc(u->v, u->cap * sizeof(*u->v));
+    }
+    return batch_copy(&u->v[u->n++], b);
+}
+
+static int recover_one(struct keeper *k, struct batch *b)
+{
+    if (b->state == BATCH_STAGING || b->state == BATCH_DELETED) {
+        keeper_remove_later(k, b->no);
+        return 0;
+    }
+    b->succeeded = b->failed = b->cancelled = b->bytes_received = 0; /* counted again */
+    struct live *l = keeper_take_up(k, b, true);
+    uint64_t last_n;
+    int rc = store_done(k->e->store, b->no, on_done, l, &last_n);
+    if (rc != 0)
+        return rc;
+    l->next_n = last_n + 1;
+    if (b->state == BATCH_CANCELLING) {
+        atomic_store(&l->stopped, true);
+        l->clearing = true;
+        l->cancel_page = -1;
+        l->cancel_next = k->cancelling;
+        k->cancelling = l;
+    }
+    log_line(LOG_INFO, "keeper", "batch %s goes on: %llu of %llu done", b->id,
+             (unsigned long long)l->done, (unsigned long long)b->total);
+    return 0;
+}
+
+int keeper_recover(struct keeper *k)
+{
+    struct unfinished u = {0};
+    int64_t last_no;
+    int rc = store_last_batch_no(k->e->store, &last_no);
+    if (rc == 0)
+        k->next_no = last_no + 1;
+    if (rc == 0)
+        rc = store_open_batches(k->e->store, on_unfinished, &u);
+    for (size_t i = 0; i < u.n; i++) {
+        if (rc == 0)
+            rc = recover_one(k, &u.v[i]);
+        batch_fini(&u.v[i]);
+    }
+    free(u.v);
+    return rc;
+}
+
+/* ---- in the background ---- */
+
+void keeper_remove_later(struct keeper *k, int64_t no)
+{
+    if (k->n_removals == k->cap_removals) {
+        k->cap_removals = k->cap_removals == 0 ? 16 : k->cap_removals * 2;
+        k->removals = xrealloc(k->removals, k->cap_removals * sizeof(*k->removals));
+    }
+    k->removals[k->n_removals++] = no;
+}
+
+/* Results for the requests of one page that have none. */
+static int cancel_page(struct keeper *k, struct live *l, const struct page *head)
+{
+    struct page p;
+    int rc = store_lane_page(k->e->store, l->b.no, head->lane, (int64_t)head->no - 1, &p);
+    if (rc != 0)
+        return rc;
+    buf_reset(&k->scratch); /* the store's memory does not outlive its next call */
+    rc = buf_add(&k->scratch, p.data, p.len);
+    if (rc != 0)
+        return rc;
+    int64_t waited = now_us() - l->accept_us;
+    size_t pos = 0;
+    while (pos < k->scratch.len) {
+        struct item it;
+        rc = item_decode(k->scratch.data, k->scratch.len, &pos, &it);
+        if (rc != 0 || it.index >= l->b.total)
+            return E_CORRUPT;
+        if ((l->done_bits[it.index / 8] >> (it.index % 8)) & 1)
+            continue;
+        struct result r = {
+            .index = it.index,
+            .status = RESULT_CANCELLED,
+            .url = it.url,
+            .custom_id = it.custom_id,
+            .completed_ms = wall_ms(),
+            .body_fd = -1,
+        };
+        r.timing_us[TIMING_QUEUED] = waited > 0 ? (uint64_t)waited : 0;
+        rc = keeper_add_result(k, l, &r);
+        if (rc == E_EXISTS) /* fetched, in this very group */
+            continue;
+        if (rc != 0)
+            return rc;
+        if (k->n_cancelled == k->cap_cancelled) {
+            k->cap_cancelled = k->cap_cancelled == 0 ? 1024 : k->cap_cancelled * 2;
+            k->cancelled = xrealloc(k->cancelled, k->cap_cancelled * sizeof(*k->cancelled));
+        }
+        k->cancelled[k->n_cancelled++] = it.index;
+    }
+    return 0;
+}
+
+static int cancel_slice(struct keeper *k, unsigned pages)
+{
+    struct live *l = k->cancelling;
+    struct page heads[HEADS];
+    size_t n = 0;
+    for (unsigned left = pages; left > 0;) {
+        size_t max = left < HEADS ? left : HEADS;
+        int rc = store_page_heads(k->e->store, l->b.no, k->cancel_page, heads, max, &n);
+        for (size_t i = 0; rc == 0 && i < n; i++) {
+            rc = cancel_page(k, l, &heads[i]);
+            k->cancel_page = heads[i].no;
+        }
+        if (rc != 0)
+            return rc;
+        if (n < max) {
+            k->cancel_over = true;
+            return 0;
+        }
+        left -= (unsigned)n;
+    }
+    return 0;
+}
+
+int keeper_background(struct keeper *k, unsigned pages, uint32_t rows)
+{
+    k->n_cancelled = 0;
+    k->cancel_over = k->removal_over = false;
+    int rc = 0;
+    if (k->cancelling != NULL) {
+        k->cancel_page = k->cancelling->cancel_page;
+        if (k->cancelling->group_state != BATCH_DELETED)
+            rc = cancel_slice(k, pages);
+    }
+    if (rc == 0 && k->n_removals > 0)
+        rc = store_remove_step(k->e->store, k->removals[0], rows, &k->removal_over);
+    k->worked = true;
+    return rc;
+}
+
+void keeper_background_done(struct keeper *k)
+{
+    if (!k->worked)
+        return;
+    k->worked = false;
+    struct live *l = k->cancelling;
+    if (l != NULL) {
+        for (size_t i = 0; i < k->n_cancelled; i++)
+            l->done_bits[k->cancelled[i] / 8] |= (uint8_t)(1U << (k->cancelled[i] % 8));
+        l->cancel_page = k->cancel_page;
+        if (k->cancel_over)
+            k->cancelling = l->cancel_next; /* stays `clearing`: it is not begun twice */
+    }
+    k->n_cancelled = 0;
+    if (k->removal_over) {
+        k->n_removals--;
+        memmove(k->removals, k->removals + 1, k->n_removals * sizeof(*k->removals));
+    }
+}
+
+void keeper_background_undo(struct keeper *k)
+{
+    k->worked = false;
+    k->n_cancelled = 0;
+}
+
+/* ---- at the end ---- */
+
+static void drop_message(struct keeper *k, struct msg *m)
+{
+    switch ((enum msg_type)m->type) {
+    case KEEPER_RESULTS: {
+        struct msg_results *r = (struct msg_results *)m;
+        for (struct done *d = r->first; d != NULL; d = d->next) {
+            free(d->owned_body);
+            if (d->r.body_fd >= 0)
+                close(d->r.body_fd);
+            live_unref(d->live);
+        }
+        free(r);
+        break;
+    }
+    case KEEPER_WANT:
+        live_unref(((struct msg_want *)m)->live);
+        free(m);
+        break;
+    case KEEPER_PAGES: {
+        struct msg_pages *p = (struct msg_pages *)m;
+        upload_piece_done(p->upload, E_STOPPING);
+        upload_unref(p->upload);
+        buf_fini(&p->buf);
+        free(p->pages);
+        free(p);
+        break;
+    }
+    case KEEPER_COMMIT: {
+        struct msg_commit *c = (struct msg_commit *)m;
+        c->fn(c->arg, E_STOPPING, NULL);
+        upload_unref(c->upload);
+        batch_fini(&c->b);
+        batch_fini(&c->existing);
+        free(c);
+        break;
+    }
+    case KEEPER_ABORT:
+        upload_unref(((struct msg_abort *)m)->upload);
+        free(m);
+        break;
+    case KEEPER_STEER:
+    case KEEPER_STEERED:
+        ((struct msg_steer *)m)->rc = E_STOPPING;
+        keeper_steered(k, (struct msg_steer *)m);
+        break;
+    default: free(m);
+    }
+}
+
+void keeper_drain(struct keeper *k)
+{
+    struct msg *lists[] = {k->kept, k->wants_again, inbox_take(&k->e->inbox)};
+    for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
+        for (struct msg *m = lists[i], *next; m != NULL; m = next) {
+            next = m->next;
+            drop_message(k, m);
+        }
+    }
+    while (k->all.all_next != &k->all) {
+        struct live *l = k->all.all_next;
+        pthread_mutex_lock(&k->e->mutex);
+        engine_remove(k->e, l);
+        pthread_mutex_unlock(&k->e->mutex);
+        keeper_forget(k, l);
+        live_unref(l);
+    }
+    free(k->cancelled);
+    free(k->removals);
+    buf_fini(&k->scratch);
+}
+
+/* ---- the thread ---- */
+
+int keeper_start(struct engine *e)
+{
+    struct keeper *k = xcalloc(1, sizeof(*k));
+    k->e = e;
+    k->all.all_prev = k->all.all_next = &k->all;
+    k->kept_tail = &k->kept;
+    buf_init(&k->scratch, SIZE_MAX / 2);
+    int rc = keeper_recover(k);
+    if (rc == 0) {
+        inbox_wake(&e->inbox); /* a first turn feeds what was taken up */
+        if (pthread_create(&e->keeper_thread, NULL, keeper_main, k) != 0)
+            rc = E_NOMEM;
+    }
+    if (rc != 0) {
+        keeper_drain(k);
+        free(k);
+        return rc;
+    }
+    e->keeper_runs = true;
+    return 0;
+}
+
+void keeper_stop(struct engine *e)
+{
+    struct msg *m = xcalloc(1, sizeof(*m));
+    m->type = KEEPER_STOP;
+    inbox_put(&e->inbox, m);
+    pthread_join(e->keeper_thread, NULL);
+}

@@ -1,0 +1,104 @@
+/* The process: reads the configuration, starts engine and API, sleeps until a signal asks it to
+ * stop, and takes everything down in reverse order. */
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+
+#include "api/api.h"
+#include "server/config.h"
+#include "server/engine.h"
+#include "server/fetch.h"
+
+/* Exit statuses; sysexits(3) has no closer ones. */
+enum { EXIT_OK = 0, EXIT_CONFIG = 2, EXIT_START = 3 };
+
+/* SIGINT and SIGTERM stop; SIGPIPE is of no use. Blocked before the first thread, so that every
+ * thread inherits it and only sigwait gets them. */
+static int block_signals(sigset_t *set)
+{
+    struct sigaction ignore = {.sa_handler = SIG_IGN};
+    sigemptyset(set);
+    sigaddset(set, SIGINT);
+    sigaddset(set, SIGTERM);
+    if (sigaction(SIGPIPE, &ignore, NULL) != 0)
+        return E_IO;
+    return pthread_sigmask(SIG_BLOCK, set, NULL) == 0 ? 0 : E_IO;
+}
+
+static void greet(const struct config *cfg, uint16_t port)
+{
+    bool v6 = strchr(cfg->listen_host, ':') != NULL;
+    char base[300];
+    snprintf(base, sizeof(base), v6 ? "http://[%s]:%u" : "http://%s:%u", cfg->listen_host, port);
+    /* Programs that start us read this line from a pipe. */
+    printf("batchfetch listening on %s\n", base);
+    fflush(stdout);
+    fprintf(stderr,
+            "Data in %s. Try:\n"
+            "  curl -sS %s/v1/batches -H 'Content-Type: text/plain' --data-binary "
+            "https://example.com/\n"
+            "  curl -sS %s/v1/batches\n",
+            cfg->data, base, base);
+}
+
+static int serve(const struct config *cfg, const sigset_t *signals)
+{
+    char why[512] = "";
+    struct engine *engine = NULL;
+    struct api *api = NULL;
+    int status = EXIT_START, sig = 0;
+    int rc = engine_start(&engine, cfg, why, sizeof(why));
+    if (rc == 0)
+        rc = api_start(&api, cfg, engine, why, sizeof(why));
+    if (rc != 0) {
+        fprintf(stderr, "batchfetch: cannot start: %s\n", why);
+        goto out;
+    }
+    greet(cfg, api_port(api));
+    if (sigwait(signals, &sig) == 0)
+        log_line(LOG_INFO, "main", "%s: stopping", strsignal(sig));
+    status = EXIT_OK;
+out:
+    api_stop(api);
+    engine_stop(engine);
+    return status;
+}
+
+int main(int argc, char **argv)
+{
+    struct config cfg;
+    sigset_t signals;
+    int status = EXIT_CONFIG;
+    umask(077);
+    int rc = config_load(&cfg, argc, argv);
+    if (rc != 0) {
+        status = rc == 1 ? EXIT_OK : EXIT_CONFIG;
+        goto out;
+    }
+    if (cfg.check || cfg.list_routes) {
+        if (cfg.list_routes)
+            api_print_routes(stdout);
+        else
+            config_print(&cfg);
+        status = EXIT_OK;
+        goto out;
+    }
+    log_set_level(cfg.log_level);
+#ifndef __SANITIZE_ADDRESS__ /* its leak check traces the process */
+    /* Memory holds credentials of requests: no core dumps, no ptrace by others. */
+    (void)prctl(PR_SET_DUMPABLE, 0);
+#endif
+    if (block_signals(&signals) != 0 || fetch_global_init() != 0) {
+        fprintf(stderr, "batchfetch: cannot start: %s\n", strerror(errno));
+        status = EXIT_START;
+        goto out;
+    }
+    status = serve(&cfg, &signals);
+    fetch_global_fini();
+out:
+    config_fini(&cfg);
+    return status;
+}

@@ -1,0 +1,218 @@
+/* Submissions on their way in: items are gathered into pieces of some thousand, grouped by host
+ * into pages, and given to the keeper, which stages them on disk. Runs on the api thread, but for
+ * upload_piece_done and the reference count. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/engine_int.h"
+
+enum {
+    PIECE_ITEMS = 16384,          /* large enough to group by host, small beside the memory bound */
+    PIECE_BYTES = 4 * 1024 * 1024,
+    PIECE_BYTES_MAX = 64 * 1024 * 1024,
+    PENDING_MAX = 2,              /* pieces on their way to the disk before the client is stopped */
+    PAGE_ITEMS = 32,              /* a slow host's first page fills this much of the window */
+    PAGE_BYTES = 64 * 1024,
+};
+
+uint64_t lane_of_host(const char *host, size_t len)
+{
+    uint64_t h = hash64(host, len, 0);
+    return h == LANE_INVALID ? 1 : h;
+}
+
+int upload_new(struct engine *e, struct upload **out)
+{
+    *out = NULL;
+    if (atomic_load(&e->stopping))
+        return E_STOPPING;
+    if (atomic_fetch_add(&e->uploads, 1) >= UPLOADS_MAX) {
+        atomic_fetch_sub(&e->uploads, 1);
+        return E_BUSY;
+    }
+    struct upload *u = xcalloc(1, sizeof(*u));
+    atomic_init(&u->refs, 1);
+    u->engine = e;
+    buf_init(&u->chunk, PIECE_BYTES_MAX);
+    pthread_mutex_init(&u->mutex, NULL);
+    *out = u;
+    return 0;
+}
+
+static void upload_ref(struct upload *u)
+{
+    atomic_fetch_add(&u->refs, 1);
+}
+
+void upload_unref(struct upload *u)
+{
+    if (atomic_fetch_sub(&u->refs, 1) != 1)
+        return;
+    atomic_fetch_sub(&u->engine->uploads, 1);
+    buf_fini(&u->chunk);
+    free(u->entries);
+    pthread_mutex_destroy(&u->mutex);
+    free(u);
+}
+
+/* Stable: by lane, then in order of arrival (positions ascend). */
+static int by_lane(const void *a, const void *b)
+{
+    const struct entry *x = a, *y = b;
+    if (x->lane != y->lane)
+        return x->lane < y->lane ? -1 : 1;
+    return x->pos < y->pos ? -1 : x->pos > y->pos;
+}
+
+/* Turns the gathered records into a message of pages. NULL: there are none. */
+static struct msg_pages *make_piece(struct upload *u)
+{
+    if (u->n_entries == 0)
+        return NULL;
+    qsort(u->entries, u->n_entries, sizeof(*u->entries), by_lane);
+
+    struct msg_pages *m = xcalloc(1, sizeof(*m));
+    m->m.type = KEEPER_PAGES;
+    m->upload = u;
+    upload_ref(u);
+    m->pages = xcalloc(u->n_entries, sizeof(*m->pages));
+    buf_init(&m->buf, PIECE_BYTES_MAX);
+    int rc = buf_reserve(&m->buf, u->chunk.len); /* pointers into it must stay */
+    ASSERT(rc == 0);
+
+    struct page *p = NULL;
+    for (size_t i = 0; i < u->n_entries; i++) {
+        const struct entry *en = &u->entries[i];
+        if (p == NULL || p->lane != en->lane || p->count >= PAGE_ITEMS ||
+            p->len + en->len > PAGE_BYTES) {
+            p = &m->pages[m->n++];
+            p->no = u->pages++;
+            p->lane = en->lane;
+            p->data = m->buf.data + m->buf.len;
+        }
+        memcpy(m->buf.data + m->buf.len, u->chunk.data + en->pos, en->len);
+        m->buf.len += en->len;
+        p->len += en->len;
+        p->count++;
+    }
+    m->pages = xrealloc(m->pages, m->n * sizeof(*m->pages));
+    buf_reset(&u->chunk);
+    u->n_entries = 0;
+    return m;
+}
+
+static void send_piece(struct upload *u)
+{
+    struct msg_pages *m = make_piece(u);
+    if (m == NULL)
+        return;
+    pthread_mutex_lock(&u->mutex);
+    u->pending++;
+    pthread_mutex_unlock(&u->mutex);
+    inbox_put(&u->engine->inbox, &m->m);
+}
+
+int upload_add(struct upload *u, const struct item *it, const char *host)
+{
+    int rc = atomic_load(&u->rc);
+    if (rc != 0)
+        return rc;
+    if (u->count >= u->engine->cfg->max_urls)
+        return E_LIMIT;
+    struct item copy = *it;
+    copy.index = u->count;
+    size_t pos = u->chunk.len;
+    rc = item_encode(&u->chunk, &copy);
+    if (rc != 0)
+        return rc;
+    if (u->entries == NULL)
+        u->entries = xcalloc(PIECE_ITEMS, sizeof(*u->entries));
+    u->entries[u->n_entries++] = (struct entry){
+        .lane = it->invalid.ptr != NULL ? LANE_INVALID : lane_of_host(host, strlen(host)),
+        .pos = (uint32_t)pos,
+        .len = (uint32_t)(u->chunk.len - pos),
+    };
+    u->count++;
+    if (u->n_entries == PIECE_ITEMS || u->chunk.len >= PIECE_BYTES)
+        send_piece(u);
+    return 0;
+}
+
+bool upload_wait(struct upload *u, upload_fn *fn, void *arg)
+{
+    pthread_mutex_lock(&u->mutex);
+    bool wait = u->pending >= PENDING_MAX;
+    if (wait) {
+        u->wait_fn = fn;
+        u->wait_arg = arg;
+    }
+    pthread_mutex_unlock(&u->mutex);
+    return wait;
+}
+
+void upload_piece_done(struct upload *u, int rc)
+{
+    int ok = 0;
+    if (rc != 0)
+        atomic_compare_exchange_strong(&u->rc, &ok, rc);
+    pthread_mutex_lock(&u->mutex);
+    u->pending--;
+    upload_fn *fn = u->wait_fn;
+    void *arg = u->wait_arg;
+    u->wait_fn = NULL;
+    pthread_mutex_unlock(&u->mutex);
+    if (fn != NULL)
+        fn(arg);
+}
+
+uint64_t upload_count(const struct upload *u)
+{
+    return u->count;
+}
+
+void upload_commit(struct upload *u, const struct upload_settings *s, upload_done_fn *fn, void *arg)
+{
+    send_piece(u);
+    u->ended = true;
+
+    struct msg_commit *m = xcalloc(1, sizeof(*m));
+    m->m.type = KEEPER_COMMIT;
+    m->upload = u;
+    upload_ref(u);
+    m->fn = fn;
+    m->arg = arg;
+
+    struct batch *b = &m->b;
+    b->state = BATCH_OPEN;
+    b->total = u->count;
+    b->pages = u->pages;
+    b->max_parallel = s->max_parallel;
+    b->max_per_host = s->max_per_host;
+    b->max_redirects = s->max_redirects;
+    b->name = s->name != NULL ? xstrdup(s->name) : NULL;
+    b->metadata = s->metadata != NULL ? xstrdup(s->metadata) : NULL;
+    b->idem_key = s->idem_key != NULL ? xstrdup(s->idem_key) : NULL;
+    memcpy(b->idem_hash, s->idem_hash, sizeof(b->idem_hash));
+
+    struct buf defaults;
+    buf_init(&defaults, PIECE_BYTES_MAX);
+    int rc = item_encode(&defaults, &s->defaults);
+    ASSERT(rc == 0); /* the parser's bounds are far below */
+    b->defaults = defaults.data;
+    b->defaults_len = defaults.len;
+    inbox_put(&u->engine->inbox, &m->m);
+}
+
+void upload_release(struct upload *u)
+{
+    if (u == NULL)
+        return;
+    if (!u->ended) {
+        struct msg_abort *m = xcalloc(1, sizeof(*m));
+        m->m.type = KEEPER_ABORT;
+        m->upload = u; /* our reference goes with it */
+        inbox_put(&u->engine->inbox, &m->m);
+        return;
+    }
+    upload_unref(u);
+}
