@@ -1,0 +1,433 @@
+/* The HTTP server: the listening socket, libmicrohttpd's callbacks, start and stop. Everything that
+ * knows the order of libmicrohttpd's calls is here: the log callback (request line), the first call
+ * (header), body calls, the final call, completion. They run on the api thread, which is
+ * libmicrohttpd's own; api_start and api_stop run on the main thread. */
+#include "api/http.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "api/answer.h"
+#include "api/ingest.h"
+#include "api/inspect.h"
+#include "api/park.h"
+#include "api/routes.h"
+
+enum {
+    BACKLOG = 1024,
+    DRAIN_US = 5 * 1000 * 1000, /* for the answers under way when the service stops */
+};
+
+/* ---- reading from a request ---- */
+
+struct collect {
+    const char *name;
+    unsigned n;
+    const char *first;
+    struct buf *joined;
+};
+
+static enum MHD_Result collect_field(void *arg, enum MHD_ValueKind kind, const char *name,
+                                     const char *value)
+{
+    struct collect *c = arg;
+
+    (void)kind;
+    if (strcasecmp(name, c->name) != 0)
+        return MHD_YES;
+    if (c->n++ == 0)
+        c->first = value ? value : "";
+    if (c->joined && buf_addf(c->joined, "%s%s", c->n > 1 ? ", " : "", value ? value : "") != 0)
+        return MHD_NO;
+    return MHD_YES;
+}
+
+unsigned request_header_count(struct request *r, const char *name)
+{
+    struct collect c = {.name = name};
+
+    MHD_get_connection_values(r->conn, MHD_HEADER_KIND, collect_field, &c);
+    return c.n;
+}
+
+const char *request_header(struct request *r, const char *name)
+{
+    struct collect c = {.name = name};
+    struct buf joined;
+
+    MHD_get_connection_values(r->conn, MHD_HEADER_KIND, collect_field, &c);
+    if (c.n < 2)
+        return c.first;
+    for (size_t i = 0; i < JOINED_MAX; i++) {
+        if (r->joined[i])
+            continue;
+        buf_init(&joined, 2 * CONNECTION_MEMORY);
+        c = (struct collect){.name = name, .joined = &joined};
+        MHD_get_connection_values(r->conn, MHD_HEADER_KIND, collect_field, &c);
+        if (buf_addc(&joined, '\0') != 0) {
+            buf_fini(&joined);
+            break;
+        }
+        r->joined[i] = joined.data;
+        return r->joined[i];
+    }
+    return c.first;
+}
+
+const char *request_query_text(const struct request *r)
+{
+    const char *q = strchr(r->target, '?');
+
+    return q ? q + 1 : "";
+}
+
+void request_fail(struct request *r, int rc, const char *what)
+{
+    switch (rc) {
+    case E_NOTFOUND:
+        problem_set(&r->problem, PROBLEM_NOT_FOUND, "there is no such batch");
+        return;
+    case E_BUSY:
+        problem_set(&r->problem, PROBLEM_BUSY, "too much is going on: try again later");
+        return;
+    case E_STOPPING:
+        problem_set(&r->problem, PROBLEM_BUSY, "the service is shutting down");
+        return;
+    case E_FULL:
+        problem_set(&r->problem, PROBLEM_DISK_FULL, "no space is left for the service's data");
+        break;
+    case E_IO:
+    case E_CORRUPT:
+        problem_set(&r->problem, PROBLEM_STORAGE, "the service's storage failed");
+        break;
+    case E_NOMEM:
+        problem_set(&r->problem, PROBLEM_INTERNAL, "out of memory");
+        break;
+    default:
+        problem_set(&r->problem, PROBLEM_INTERNAL, "unexpected internal error");
+        break;
+    }
+    log_line(LOG_ERROR, "api", "%s failed: %s (%d) %s", what, problem_name(r->problem.type), rc,
+             r->api->store ? store_error(r->api->store) : "");
+}
+
+/* ---- libmicrohttpd's callbacks ---- */
+
+/* The request line has been read; nothing of it has been decoded yet. */
+static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *conn)
+{
+    struct request *r = calloc(1, sizeof(*r));
+
+    if (!r)
+        return NULL; /* on_call closes */
+    r->api = arg;
+    r->conn = conn;
+    r->raw = uri;
+    r->target_len = strlen(uri);
+    r->target = malloc(r->target_len + 1);
+    if (!r->target) {
+        free(r);
+        return NULL;
+    }
+    memcpy(r->target, uri, r->target_len + 1);
+    return r;
+}
+
+/* The request is refused before its body was read. The library closes the connection after an
+ * answer that is given now, so requests without a body get theirs in the final call. */
+static enum MHD_Result refuse_early(struct request *r)
+{
+    if (!r->has_body)
+        return MHD_YES;
+    r->linger = true;
+    return answer_problem(r);
+}
+
+static bool is_stopping(struct api *api)
+{
+    bool yes;
+
+    pthread_mutex_lock(&api->lock);
+    yes = api->stopping;
+    pthread_mutex_unlock(&api->lock);
+    return yes;
+}
+
+static enum MHD_Result begin(struct request *r, const char *method, const char *version)
+{
+    r->begun = true;
+    if (inspect_framing(r, version) != 0) {
+        r->linger = true;
+        return answer_problem(r);
+    }
+    if (is_stopping(r->api)) {
+        request_fail(r, E_STOPPING, "request");
+        r->linger = true;
+        return answer_problem(r);
+    }
+    if (inspect_client(r) != 0 || routes_find(r, method) != 0)
+        return refuse_early(r);
+    if (!r->options && r->route->flags & ROUTE_UPLOAD)
+        return ingest_begin(r) == 0 ? MHD_YES : refuse_early(r);
+    if (r->length != UINT64_MAX && r->length > IGNORED_BODY_MAX) {
+        problem_set(&r->problem, PROBLEM_TOO_LARGE, "this request needs no body");
+        return refuse_early(r);
+    }
+    return MHD_YES;
+}
+
+/* A piece of the body. */
+static enum MHD_Result body(struct request *r, const char *data, size_t *size)
+{
+    if (r->ingest)
+        return ingest_body(r, data, size);
+    r->body_seen += *size;
+    *size = 0;
+    if (r->body_seen <= IGNORED_BODY_MAX)
+        return MHD_YES;
+    problem_set(&r->problem, PROBLEM_TOO_LARGE, "this request needs no body");
+    answer_raw(r);
+    return MHD_NO;
+}
+
+static enum MHD_Result finish(struct request *r)
+{
+    struct api *api = r->api;
+
+    if (!r->finishing) {
+        r->finishing = true;
+        pthread_mutex_lock(&api->lock);
+        api->answering++;
+        pthread_mutex_unlock(&api->lock);
+    }
+    if (r->problem.type != PROBLEM_NONE)
+        return answer_problem(r);
+    return r->options ? routes_options(r) : r->route->fn(r);
+}
+
+static enum MHD_Result on_call(void *arg, struct MHD_Connection *conn, const char *url,
+                               const char *method, const char *version, const char *data,
+                               size_t *size, void **context)
+{
+    struct request *r = *context;
+
+    (void)arg;
+    (void)conn;
+    (void)url; /* decoded without care: r->target is what we read */
+    if (!r)
+        return MHD_NO;
+    if (!r->begun)
+        return begin(r, method, version);
+    if (*size > 0)
+        return body(r, data, size);
+    return finish(r);
+}
+
+static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
+                         enum MHD_RequestTerminationCode how)
+{
+    struct api *api = arg;
+    struct request *r = *context;
+
+    (void)how;
+    if (!r)
+        return;
+    *context = NULL;
+    if (r->linger) {
+        const union MHD_ConnectionInfo *info =
+            MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+        if (info)
+            park_linger(api, info->connect_fd);
+    }
+    pthread_mutex_lock(&api->lock);
+    ASSERT(r->park == PARK_NONE);
+    if (r->finishing && --api->answering == 0)
+        pthread_cond_broadcast(&api->quiet);
+    pthread_mutex_unlock(&api->lock);
+    ingest_free(r);
+    query_fini(&r->query);
+    problem_fini(&r->problem);
+    for (size_t i = 0; i < JOINED_MAX; i++)
+        free(r->joined[i]);
+    free(r->target);
+    free(r);
+}
+
+__attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *fmt, va_list ap)
+{
+    char text[512];
+    size_t n;
+
+    (void)arg;
+    if (!log_enabled(LOG_DEBUG))
+        return;
+    (void)vsnprintf(text, sizeof(text), fmt, ap);
+    n = strlen(text);
+    if (n > 0 && text[n - 1] == '\n')
+        text[n - 1] = '\0';
+    log_line(LOG_DEBUG, "http", "%s", text);
+}
+
+/* ---- start and stop ---- */
+
+static int listen_on(struct api *api, char *why, size_t why_size)
+{
+    const struct addrinfo hints = {
+        .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
+    struct addrinfo *list = NULL;
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof(ss);
+    char host[256], port[8];
+    const char *p = api->cfg->listen_host;
+    size_t n = strlen(p);
+    int one = 1, rc, err = 0, fd = -1;
+
+    if (n > 1 && p[0] == '[' && p[n - 1] == ']') { /* the brackets of an IPv6 address */
+        p++;
+        n -= 2;
+    }
+    (void)snprintf(host, sizeof(host), "%.*s", (int)n, p);
+    (void)snprintf(port, sizeof(port), "%u", (unsigned)api->cfg->listen_port);
+    rc = getaddrinfo(host, port, &hints, &list);
+    if (rc != 0) {
+        (void)snprintf(why, why_size, "cannot resolve %s: %s", host, gai_strerror(rc));
+        return E_INVAL;
+    }
+    for (struct addrinfo *a = list; a && fd < 0; a = a->ai_next) {
+        fd = socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
+        if (fd < 0) {
+            err = errno;
+            continue;
+        }
+        (void)setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+        if (a->ai_family == AF_INET6)
+            (void)setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+        if (bind(fd, a->ai_addr, a->ai_addrlen) != 0 || listen(fd, BACKLOG) != 0) {
+            err = errno;
+            close(fd);
+            fd = -1;
+        }
+    }
+    freeaddrinfo(list);
+    if (fd < 0 || getsockname(fd, (struct sockaddr *)&ss, &len) != 0) {
+        (void)snprintf(why, why_size, "cannot listen on %s port %s: %s", host, port,
+                       strerror(fd < 0 ? err : errno));
+        return E_IO;
+    }
+    api->listen_fd = fd;
+    api->port = ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
+                                               : ((struct sockaddr_in *)&ss)->sin_port);
+    return 0;
+}
+
+static int start_daemon(struct api *api)
+{
+    api->daemon = MHD_start_daemon(
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
+        0, NULL, NULL, on_call, api, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+        MHD_OPTION_LISTEN_SOCKET, api->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
+        (unsigned)api->cfg->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+        (size_t)CONNECTION_MEMORY, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, api,
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, api, MHD_OPTION_END);
+    return api->daemon ? 0 : E_NOMEM;
+}
+
+static void api_free(struct api *api)
+{
+    if (api->listen_fd >= 0)
+        close(api->listen_fd);
+    store_close(api->store);
+    park_stop(api);
+    inspect_fini(api);
+    free(api);
+}
+
+int api_start(struct api **out, const struct config *cfg, struct engine *engine, char *why,
+              size_t why_size)
+{
+    struct api *api = xcalloc(1, sizeof(*api));
+    sigset_t all, old;
+    int rc;
+
+    *out = NULL;
+    why[0] = '\0';
+    api->cfg = cfg;
+    api->engine = engine;
+    api->listen_fd = -1;
+    api->check_layout = strcmp(MHD_get_version(), "0.9.75") == 0;
+    inspect_init(api);
+    engine_on_end(engine, park_batch_ended, api);
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    rc = park_start(api);
+    if (rc == 0)
+        rc = store_open(&api->store, cfg->data, STORE_READ, why, why_size);
+    if (rc == 0)
+        rc = listen_on(api, why, why_size);
+    if (rc == 0)
+        rc = start_daemon(api);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc != 0) {
+        if (why[0] == '\0')
+            (void)snprintf(why, why_size, "cannot start the HTTP server");
+        api_free(api);
+        return rc;
+    }
+    *out = api;
+    return 0;
+}
+
+uint16_t api_port(const struct api *api)
+{
+    return api->port;
+}
+
+/* Waits until *count is 0; `for_us` < 0: however long. False: it took too long. */
+static bool wait_quiet(struct api *api, const uint32_t *count, int64_t for_us, const char *what)
+{
+    int64_t start = now_us(), said = start;
+
+    while (*count > 0) {
+        int64_t until = now_us() + 100 * 1000;
+        struct timespec ts = {(time_t)(until / 1000000), (long)(until % 1000000) * 1000};
+
+        pthread_cond_timedwait(&api->quiet, &api->lock, &ts);
+        if (for_us >= 0 && now_us() - start > for_us)
+            return false;
+        if (now_us() - said > DRAIN_US) {
+            log_line(LOG_WARN, "api", "stopping waits for %u %s", *count, what);
+            said = now_us();
+        }
+    }
+    return true;
+}
+
+void api_stop(struct api *api)
+{
+    if (!api)
+        return;
+    (void)MHD_quiesce_daemon(api->daemon);
+    pthread_mutex_lock(&api->lock);
+    api->stopping = true; /* from here on nothing is parked; the ticker wakes all waiters */
+    pthread_cond_signal(&api->tick);
+    /* The engine still runs and answers each call: without that their requests can't be freed. */
+    (void)wait_quiet(api, &api->calls, -1, "calls on the engine");
+    (void)wait_quiet(api, &api->n_waiters, -1, "waiting requests");
+    if (!wait_quiet(api, &api->answering, DRAIN_US, "answers"))
+        log_line(LOG_WARN, "api", "stopped with %u answers cut", api->answering);
+    pthread_mutex_unlock(&api->lock);
+    MHD_stop_daemon(api->daemon);
+    engine_on_end(api->engine, NULL, NULL);
+    api_free(api);
+}

@@ -1,0 +1,403 @@
+/* The results endpoints: their parameters, and how the text of feed.c and the stored bodies go out.
+ * Small pages are sent whole, with a Content-Length; streams and pages with a large body are made
+ * while they are sent. api thread. */
+#include "api/results.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "api/answer.h"
+#include "api/batches.h"
+#include "api/cursor.h"
+#include "api/feed.h"
+#include "api/view.h"
+
+enum {
+    LIMIT_DEFAULT = 100,
+    LIMIT_MAX = 10000,
+    CUSTOM_ID_MAX = 256,
+};
+
+/* ---- streaming ---- */
+
+struct stream {
+    struct feed feed;
+    size_t taken; /* of feed.out */
+};
+
+static void stream_free(void *arg)
+{
+    struct stream *s = arg;
+
+    feed_fini(&s->feed);
+    free(s);
+}
+
+static ssize_t stream_read(void *arg, uint64_t pos, char *out, size_t max)
+{
+    struct stream *s = arg;
+    struct feed *f = &s->feed;
+    size_t n;
+
+    (void)pos;
+    if (s->taken == f->out.len && !f->done) {
+        int rc;
+
+        buf_reset(&f->out);
+        s->taken = 0;
+        rc = feed_step(f);
+        if (rc != 0) { /* the answer has begun: breaking it off is all that is left to say */
+            log_line(LOG_WARN, "api", "a stream of results is broken off (%d)", rc);
+            return MHD_CONTENT_READER_END_WITH_ERROR;
+        }
+        if (f->out.len == 0 && !f->done)
+            return 0; /* nothing found yet: others get their turn, then we are asked again */
+    }
+    n = f->out.len - s->taken;
+    if (n == 0)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    n = n < max ? n : max;
+    memcpy(out, f->out.data + s->taken, n);
+    s->taken += n;
+    return (ssize_t)n;
+}
+
+/* Takes over s. */
+static enum MHD_Result send_stream(struct request *r, struct stream *s, const char *type)
+{
+    struct MHD_Response *resp = MHD_create_response_from_callback(
+        MHD_SIZE_UNKNOWN, 32 * 1024, stream_read, s, stream_free);
+
+    if (!resp)
+        stream_free(s);
+    else if (r->head) /* otherwise the library ends the missing body with an empty chunk */
+        (void)MHD_set_response_options(resp, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
+    answer_header(resp, "Content-Type", type);
+    return answer_send(r, 200, resp, NULL);
+}
+
+/* Makes the text up to its end and sends it whole, unless a large body is in it. Takes over s. */
+static enum MHD_Result send_text(struct request *r, struct stream *s, const char *missing)
+{
+    struct feed *f = &s->feed;
+    struct MHD_Response *resp;
+    int rc = 0;
+
+    while (rc == 0 && !f->done && !feed_is_large(f))
+        rc = feed_step(f);
+    if (rc == 0 && !f->done)
+        return send_stream(r, s, "application/json");
+    if (rc == 0) {
+        resp = answer_take(&f->out, "application/json");
+        stream_free(s);
+        return answer_send(r, 200, resp, NULL);
+    }
+    stream_free(s);
+    request_fail(r, rc, "reading results");
+    if (rc == E_NOTFOUND && missing)
+        problem_set(&r->problem, PROBLEM_NOT_FOUND, "%s", missing);
+    return answer_problem(r);
+}
+
+/* ---- parameters ---- */
+
+static bool parse_include(struct request *r, struct feed *f)
+{
+    const char *p = query_get(&r->query, "include");
+
+    while (p && *p) {
+        size_t n = strcspn(p, ",");
+
+        if (n == 4 && memcmp(p, "body", 4) == 0)
+            f->body = true;
+        else if (n == 7 && memcmp(p, "headers", 7) == 0)
+            f->headers = true;
+        else
+            return false;
+        p += n + (p[n] == ',');
+    }
+    return true;
+}
+
+/* NULL, or the name of the bad parameter with *why. */
+static const char *parse_parameters(struct request *r, struct feed *f, const char **why)
+{
+    static const char *const statuses[] = {
+        [RESULT_SUCCEEDED] = "succeeded", [RESULT_FAILED] = "failed",
+        [RESULT_CANCELLED] = "cancelled"};
+    const char *order = query_get(&r->query, "order"), *status = query_get(&r->query, "status");
+    const char *after = query_get(&r->query, "after");
+    const char *custom_id = query_get(&r->query, "custom_id");
+
+    if (order && strcmp(order, "index") == 0)
+        f->order = ORDER_INDEX;
+    else if (order && strcmp(order, "completion") != 0) {
+        *why = "must be completion or index";
+        return "order";
+    }
+    if (status) {
+        for (size_t i = 0; i < ARRAY_LEN(statuses); i++)
+            if (strcmp(status, statuses[i]) == 0)
+                f->status = (int)i;
+        if (f->status < 0) {
+            *why = "must be one of succeeded, failed, cancelled";
+            return "status";
+        }
+    }
+    if (custom_id) {
+        size_t n = strlen(custom_id);
+
+        if (n < 1 || n > CUSTOM_ID_MAX) {
+            *why = "must have 1 to 256 bytes";
+            return "custom_id";
+        }
+        f->custom_id = xstrdup(custom_id);
+    }
+    if (after &&
+        cursor_parse(after, (enum cursor_kind)f->order, f->batch, &f->after) != 0) {
+        *why = "not a cursor of this batch and order";
+        return "after";
+    }
+    if (!parse_include(r, f)) {
+        *why = "must be a list of body, headers";
+        return "include";
+    }
+    return NULL;
+}
+
+static struct stream *stream_new(struct request *r, const struct batch *b, enum feed_form form)
+{
+    struct stream *s = xcalloc(1, sizeof(*s));
+
+    feed_init(&s->feed);
+    s->feed.api = r->api;
+    s->feed.form = form;
+    s->feed.batch = b->no;
+    memcpy(s->feed.id, b->id, sizeof(s->feed.id));
+    return s;
+}
+
+enum MHD_Result results_list(struct request *r)
+{
+    enum media media = accept_choose(request_header(r, "Accept"));
+    const char *bad, *why;
+    struct batch b = {0};
+    struct stream *s;
+    uint64_t limit = media == MEDIA_NDJSON ? UINT64_MAX : LIMIT_DEFAULT;
+    int rc;
+
+    if (media == MEDIA_NONE)
+        return answer_fail(r, PROBLEM_NOT_ACCEPTABLE,
+                           "results come as application/json or application/x-ndjson");
+    if (!number_parameter(r, "limit", 1, LIMIT_MAX, &limit))
+        return answer_problem(r);
+    rc = store_find(r->api->store, r->id, &b);
+    if (rc != 0) {
+        request_fail(r, rc, "finding a batch");
+        return answer_problem(r);
+    }
+    s = stream_new(r, &b, media == MEDIA_NDJSON ? FEED_NDJSON : FEED_PAGE);
+    batch_fini(&b);
+    s->feed.left = limit;
+    bad = parse_parameters(r, &s->feed, &why);
+    if (bad) {
+        stream_free(s);
+        return bad_parameter(r, bad, "%s", why);
+    }
+    return media == MEDIA_NDJSON ? send_stream(r, s, "application/x-ndjson")
+                                 : send_text(r, s, NULL);
+}
+
+/* ---- one result ---- */
+
+/* A result that is not there: is it still to come? */
+static enum MHD_Result answer_missing(struct request *r, const struct batch *b)
+{
+    if (r->index < b->total)
+        return answer_fail(r, PROBLEM_RESULT_NOT_READY,
+                           "request %llu of the batch has no result yet",
+                           (unsigned long long)r->index);
+    return answer_fail(r, PROBLEM_NOT_FOUND, "the batch has no request %llu",
+                       (unsigned long long)r->index);
+}
+
+/* What a look at a result's row tells about its body. */
+struct body_info {
+    bool exists;
+    uint64_t n, len;
+    const char *type; /* one of ours */
+};
+
+/* The few types that are harmless in a browser; everything else is bytes. */
+static const char *inert_type(struct span field)
+{
+    static const char *const types[] = {"application/json", "image/png", "image/jpeg",
+                                        "image/gif", "image/webp"};
+    const char *end, *p = field.ptr;
+    size_t n;
+
+    if (!p)
+        return "application/octet-stream";
+    end = memchr(p, ';', field.len);
+    n = end ? (size_t)(end - p) : field.len;
+    while (n > 0 && (p[n - 1] == ' ' || p[n - 1] == '\t'))
+        n--;
+    for (size_t i = 0; i < ARRAY_LEN(types); i++)
+        if (n == strlen(types[i]) && strncasecmp(p, types[i], n) == 0)
+            return types[i];
+    if (n == 10 && strncasecmp(p, "text/plain", 10) == 0) {
+        for (size_t i = n; i + 13 <= field.len; i++)
+            if (strncasecmp(p + i, "charset=utf-8", 13) == 0 ||
+                (i + 15 <= field.len && strncasecmp(p + i, "charset=\"utf-8\"", 15) == 0))
+                return "text/plain; charset=utf-8";
+        return "text/plain";
+    }
+    return "application/octet-stream";
+}
+
+/* store_result_fn */
+static int look_at_row(void *arg, const struct result *r)
+{
+    struct body_info *info = arg;
+
+    info->exists = r->body.ptr != NULL;
+    info->n = r->n;
+    info->len = r->body_len;
+    info->type = inert_type(view_content_type(r));
+    return 0;
+}
+
+static int find_result(struct request *r, struct batch *b, struct body_info *info)
+{
+    int rc = store_find(r->api->store, r->id, b);
+
+    if (rc == 0)
+        return store_result(r->api->store, b->no, r->index, look_at_row, info);
+    return rc;
+}
+
+enum MHD_Result results_get(struct request *r)
+{
+    struct batch b = {0};
+    struct body_info info = {0};
+    struct stream *s;
+    enum MHD_Result ok;
+    int rc = find_result(r, &b, &info);
+
+    if (rc == E_NOTFOUND && b.no != 0) {
+        ok = answer_missing(r, &b);
+        batch_fini(&b);
+        return ok;
+    }
+    if (rc != 0) {
+        batch_fini(&b);
+        request_fail(r, rc, "reading a result");
+        return answer_problem(r);
+    }
+    s = stream_new(r, &b, FEED_SINGLE);
+    batch_fini(&b);
+    s->feed.headers = true;
+    s->feed.index = r->index;
+    if (!parse_include(r, &s->feed)) {
+        stream_free(s);
+        return bad_parameter(r, "include", "must be a list of body, headers");
+    }
+    return send_text(r, s, "there is no such result");
+}
+
+/* ---- its body ---- */
+
+struct body_stream {
+    struct api *api;
+    int64_t batch;
+    uint64_t n, first, len;
+};
+
+static ssize_t body_read(void *arg, uint64_t pos, char *out, size_t max)
+{
+    struct body_stream *b = arg;
+    uint64_t left = b->len - pos;
+    size_t want = left < max ? (size_t)left : max, got = 0;
+    int rc;
+
+    if (want == 0)
+        return MHD_CONTENT_READER_END_OF_STREAM;
+    rc = store_body_read(b->api->store, b->batch, b->n, b->first + pos, out, want, &got);
+    if (rc != 0 || got == 0) {
+        log_line(LOG_WARN, "api", "a body is broken off (%d)", rc);
+        return MHD_CONTENT_READER_END_WITH_ERROR;
+    }
+    return (ssize_t)got;
+}
+
+static enum MHD_Result send_body(struct request *r, const struct batch *b,
+                                 const struct body_info *info)
+{
+    const char *field = request_header(r, "Range"), *if_range = request_header(r, "If-Range");
+    const char *known = request_header(r, "If-None-Match");
+    uint64_t first = 0, last = info->len > 0 ? info->len - 1 : 0;
+    enum range range = RANGE_WHOLE;
+    struct MHD_Response *resp = NULL;
+    struct body_stream *bs;
+    unsigned status = 200;
+    char etag[80], text[96];
+
+    (void)snprintf(etag, sizeof(etag), "\"%s-%llu\"", b->id, (unsigned long long)r->index);
+    if (known && etag_listed(known, etag))
+        status = 304;
+    else if (field && (!if_range || strcmp(if_range, etag) == 0))
+        range = range_parse(field, info->len, &first, &last);
+    if (range == RANGE_BAD) {
+        resp = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+        (void)snprintf(text, sizeof(text), "bytes */%llu", (unsigned long long)info->len);
+        answer_header(resp, "Content-Range", text);
+        status = 416;
+    } else if (info->len == 0) {
+        resp = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
+    } else {
+        bs = xcalloc(1, sizeof(*bs));
+        *bs = (struct body_stream){r->api, b->no, info->n, first, last - first + 1};
+        resp = MHD_create_response_from_callback(bs->len, PIECE, body_read, bs, free);
+        if (!resp)
+            free(bs);
+    }
+    if (range == RANGE_PART) {
+        (void)snprintf(text, sizeof(text), "bytes %llu-%llu/%llu", (unsigned long long)first,
+                       (unsigned long long)last, (unsigned long long)info->len);
+        answer_header(resp, "Content-Range", text);
+        status = 206;
+    }
+    (void)snprintf(text, sizeof(text), "attachment; filename=\"%llu\"",
+                   (unsigned long long)r->index);
+    answer_header(resp, "Content-Disposition", text);
+    answer_header(resp, "Content-Type", info->type);
+    answer_header(resp, "ETag", etag);
+    answer_header(resp, "Accept-Ranges", "bytes");
+    answer_header(resp, "Content-Security-Policy", "sandbox; default-src 'none'");
+    answer_header(resp, "Cross-Origin-Resource-Policy", "same-origin");
+    answer_header(resp, "Referrer-Policy", "no-referrer");
+    return answer_send(r, status, resp, "private, no-cache");
+}
+
+enum MHD_Result results_body(struct request *r)
+{
+    struct batch b = {0};
+    struct body_info info = {0};
+    enum MHD_Result ok;
+    int rc = find_result(r, &b, &info);
+
+    if (rc == E_NOTFOUND && b.no != 0) {
+        ok = answer_missing(r, &b);
+    } else if (rc != 0) {
+        request_fail(r, rc, "reading a result");
+        ok = answer_problem(r);
+    } else if (!info.exists) {
+        ok = answer_fail(r, PROBLEM_NO_BODY, "this result has no body");
+    } else {
+        ok = send_body(r, &b, &info);
+    }
+    batch_fini(&b);
+    return ok;
+}
