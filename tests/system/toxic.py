@@ -1,0 +1,314 @@
+"""The toxic origin: a server on raw sockets that breaks the rules, one way for each path.
+
+A thread a connection; the connections are few. Every answer is bounded by the client closing, or
+by BYTES_MAX.
+"""
+import gzip
+import socket
+import struct
+import threading
+import urllib.parse
+import zlib
+
+BYTES_MAX = 256 << 20
+PLAIN = b"the quick brown fox jumps over the lazy dog\n" * 20
+
+
+def head(status="200 OK", *fields):
+    return ("\r\n".join([f"HTTP/1.1 {status}", *fields]) + "\r\n\r\n").encode("latin-1")
+
+
+def whole(data, *fields, status="200 OK"):
+    return head(status, f"Content-Length: {len(data)}", *fields) + data
+
+
+class Toxic:
+    """`hits` counts requests per path; `accepted` counts connections."""
+
+    def __init__(self, host="127.0.0.1"):
+        self.host = host
+        self.sock = socket.create_server((host, 0), backlog=512)
+        self.port = self.sock.getsockname()[1]
+        self.stopping = threading.Event()
+        self.lock = threading.Lock()
+        self.hits = {}
+        self.requests = []
+        self.accepted = 0
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def url(self, path):
+        return f"http://{self.host}:{self.port}{path}"
+
+    def stop(self):
+        self.stopping.set()
+        # Wakes the accept() that is waiting.
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+        self.sock.close()
+
+    def _accept(self):
+        while not self.stopping.is_set():
+            try:
+                conn, _ = self.sock.accept()
+            except OSError:
+                return
+            with self.lock:
+                self.accepted += 1
+            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+
+    def _serve(self, conn):
+        conn.settimeout(30)
+        try:
+            data = b""
+            while not self.stopping.is_set():
+                while b"\r\n\r\n" not in data:
+                    more = conn.recv(65536)
+                    if not more:
+                        return
+                    data += more
+                request, data = data.split(b"\r\n\r\n", 1)
+                target = request.split(b" ", 2)[1].decode("latin-1")
+                url = urllib.parse.urlsplit(target)
+                with self.lock:
+                    self.hits[target] = self.hits.get(target, 0) + 1
+                    self.requests.append(request)
+                query = dict(urllib.parse.parse_qsl(url.query))
+                name, _, arg = url.path.lstrip("/").partition("/")
+                fn = getattr(self, "do_" + name.replace("-", "_"), None)
+                if fn is None:
+                    conn.sendall(whole(b"no such behaviour", status="404 Not Found"))
+                elif fn(conn, arg, query) != "keep":
+                    return
+        except (OSError, ValueError):
+            pass  # the client went away, which is often the point
+        finally:
+            conn.close()
+
+    def _flood(self, conn, piece):
+        sent = 0
+        while sent < BYTES_MAX and not self.stopping.is_set():
+            conn.sendall(piece)
+            sent += len(piece)
+
+    def _wait_gone(self, conn):
+        """Until the client closes."""
+        conn.settimeout(120)
+        while not self.stopping.is_set() and conn.recv(4096):
+            pass
+
+    @staticmethod
+    def _reset(conn):
+        conn.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    # ---- behaviours ----
+
+    def do_ok(self, conn, arg, query):
+        conn.sendall(whole(PLAIN, "Content-Type: text/plain"))
+        return "keep"
+
+    def do_close(self, conn, arg, query):
+        pass
+
+    def do_rst(self, conn, arg, query):
+        self._reset(conn)
+
+    def do_rst_head(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Le")
+        self._reset(conn)
+
+    def do_rst_body(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Content-Length: 1000") + b"x" * 300)
+        # The reset would overtake the data: wait for its acknowledgement by a half-second of peace.
+        self.stopping.wait(0.3)
+        self._reset(conn)
+
+    def do_short(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Content-Length: 1000") + b"y" * 600)
+
+    def do_long(self, conn, arg, query):
+        conn.sendall(whole(b"declared") + b"and more than that")
+
+    def do_poison(self, conn, arg, query):
+        """An answer that nobody asked for follows the right one; the connection stays open."""
+        conn.sendall(whole(b"right") + whole(b"poison"))
+        return "keep"
+
+    def do_huge_length(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Content-Length: 10737418240") + b"z" * 1000)
+        self._wait_gone(conn)
+
+    def do_two_lengths(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Content-Length: 3", "Content-Length: 5") + b"abcde")
+
+    def do_negative_length(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Content-Length: -5") + b"abcde")
+
+    def do_bad_chunk(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Transfer-Encoding: chunked") + b"5\r\nabcde\r\nzz\r\nabc\r\n")
+
+    def do_chunk_overflow(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Transfer-Encoding: chunked") +
+                     b"fffffffffffffffff1\r\nabc\r\n0\r\n\r\n")
+
+    def do_no_last_chunk(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Transfer-Encoding: chunked") + b"5\r\nabcde\r\n")
+
+    def do_chunked(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Transfer-Encoding: chunked") +
+                     b"5;ext=1\r\nabcde\r\n3\r\nfgh\r\n0\r\nX-Trailer: t\r\n\r\n")
+        return "keep"
+
+    def do_until_close(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Connection: close") + PLAIN)
+
+    def do_endless(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Connection: close"))
+        self._flood(conn, b"e" * 65536)
+
+    def do_endless_chunked(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Transfer-Encoding: chunked"))
+        self._flood(conn, b"10000\r\n" + b"e" * 65536 + b"\r\n")
+
+    def do_endless_headers(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 200 OK\r\n")
+        self._flood(conn, b"X-Flood: " + b"h" * 1000 + b"\r\n")
+
+    def do_one_big_header(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 200 OK\r\nX-Big: ")
+        self._flood(conn, b"h" * 65536)
+
+    def do_1xx_flood(self, conn, arg, query):
+        self._flood(conn, b"HTTP/1.1 102 Processing\r\nX-Hint: 1\r\n\r\n" * 50)
+
+    def do_1xx_then_ok(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n" + whole(PLAIN))
+        return "keep"
+
+    def do_http09(self, conn, arg, query):
+        conn.sendall(b"<html>no status line at all</html>")
+
+    def do_bad_status(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 twohundred OK\r\nContent-Length: 0\r\n\r\n")
+
+    def do_nul_header(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 200 OK\r\nX-Nul: a\0b\r\nContent-Length: 2\r\n\r\nok")
+
+    def do_no_content_body(self, conn, arg, query):
+        conn.sendall(head("204 No Content", "Content-Length: 5") + b"abcde")
+
+    def do_silent(self, conn, arg, query):
+        self._wait_gone(conn)
+
+    def do_drip(self, conn, arg, query):
+        conn.sendall(head("200 OK", "Content-Length: 100000"))
+        while not self.stopping.wait(0.1):
+            conn.sendall(b"d")
+
+    def do_drip_head(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+        while not self.stopping.wait(0.1):
+            conn.sendall(b"d")
+
+    def do_odd_headers(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 200 OK\r\nX-Latin: caf\xe9\r\nX-Utf8: caf\xc3\xa9\r\nX-Empty:\r\n"
+                     b"X-Same: one\r\nx-same: two\r\nX-SAME: three\r\nX-Quote: \"\\<>\r\n"
+                     b"Content-Type: text/html\r\nContent-Length: 2\r\n\r\nok")
+        return "keep"
+
+    def do_encoded(self, conn, arg, query):
+        """/encoded/gzip, deflate, raw-deflate, none-such, broken-gzip, cut-gzip, wrong-label"""
+        raw = zlib.compressobj(wbits=-15)
+        packed = gzip.compress(PLAIN)
+        label, data = {
+            "gzip": ("gzip", packed),
+            "deflate": ("deflate", zlib.compress(PLAIN)),
+            "raw-deflate": ("deflate", raw.compress(PLAIN) + raw.flush()),
+            "identity": ("identity", PLAIN),
+            "none-such": ("none-such", PLAIN),
+            "broken-gzip": ("gzip", packed[:20] + b"\xff" * 40),
+            "cut-gzip": ("gzip", packed[:len(packed) // 2]),
+            "wrong-label": ("gzip", PLAIN),
+        }[arg]
+        conn.sendall(whole(data, f"Content-Encoding: {label}", "Content-Type: text/plain"))
+        return "keep"
+
+    def do_gzip_bomb(self, conn, arg, query):
+        """64 MiB of zeros in 64 KiB, again and again in one stream."""
+        pack = zlib.compressobj(9, wbits=31)
+        data = b""
+        zeros = bytes(1 << 20)
+        for _ in range(64):
+            data += pack.compress(zeros)
+        data += pack.flush()
+        conn.sendall(whole(data, "Content-Encoding: gzip"))
+
+    def do_to(self, conn, arg, query):
+        conn.sendall(whole(b"", "Location: " + query["url"],
+                           status=query.get("status", "302") + " Moved"))
+        return "keep"
+
+    def do_to_raw(self, conn, arg, query):
+        """/to-raw/HEX: the Location as these bytes."""
+        conn.sendall(b"HTTP/1.1 302 Moved\r\nLocation: " + bytes.fromhex(arg) +
+                     b"\r\nContent-Length: 0\r\n\r\n")
+        return "keep"
+
+    def do_no_location(self, conn, arg, query):
+        conn.sendall(whole(b"where to?", status="302 Found"))
+        return "keep"
+
+    def do_drop_idle(self, conn, arg, query):
+        """Announces keep-alive and closes all the same after the answer."""
+        conn.sendall(whole(PLAIN))
+
+
+class Canary:
+    """A listener that nobody may connect to."""
+
+    def __init__(self, host="127.0.0.1", family=socket.AF_INET):
+        self.sock = socket.socket(family)
+        self.sock.bind((host, 0))
+        self.sock.listen(16)
+        self.sock.setblocking(False)
+        self.port = self.sock.getsockname()[1]
+
+    def connections(self):
+        """How many connections came in since the last call."""
+        n = 0
+        while True:
+            try:
+                conn, _ = self.sock.accept()
+            except BlockingIOError:
+                return n
+            conn.close()
+            n += 1
+
+    def stop(self):
+        self.sock.close()
+
+
+class Backlogged:
+    """A listener whose queue is full, so that a further connect() gets no answer (Linux drops the
+    SYN): a connect that hangs, without leaving the machine."""
+
+    def __init__(self, host="127.0.0.1"):
+        self.sock = socket.socket()
+        self.sock.bind((host, 0))
+        self.sock.listen(0)
+        self.port = self.sock.getsockname()[1]
+        self.fill = []
+        for _ in range(8):
+            s = socket.socket()
+            s.setblocking(False)
+            try:
+                s.connect((host, self.port))
+            except BlockingIOError:
+                pass
+            self.fill.append(s)
+
+    def stop(self):
+        for s in self.fill:
+            s.close()
+        self.sock.close()
