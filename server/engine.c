@@ -119,6 +119,7 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
     struct engine *e = xcalloc(1, sizeof(*e));
     e->cfg = cfg;
     pthread_mutex_init(&e->mutex, NULL);
+    pthread_mutex_init(&e->block_mutex, NULL);
     e->inbox.fd = -1;
     unsigned n = cfg->fetchers != 0 ? cfg->fetchers : cores();
     if (n > FETCHERS_MAX)
@@ -177,6 +178,12 @@ void engine_stop(struct engine *e)
         inbox_fini(&e->inbox);
     store_close(e->store);
     guard_fini(&e->guard);
+    while (e->blocks != NULL) {
+        struct msg_results *m = e->blocks;
+        e->blocks = (struct msg_results *)m->m.next;
+        free(m);
+    }
+    pthread_mutex_destroy(&e->block_mutex);
     pthread_mutex_destroy(&e->mutex);
     free(e);
 }

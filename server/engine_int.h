@@ -201,6 +201,10 @@ struct engine {
     _Atomic int64_t unwritten;   /* bytes */
     _Atomic uint32_t uploads;
 
+    pthread_mutex_t block_mutex; /* spare blocks for results */
+    struct msg_results *blocks;
+    unsigned n_blocks;
+
     pthread_mutex_t mutex;       /* the table, and what is marked with it in struct live */
     struct live *buckets[LIVE_BUCKETS];
 

@@ -561,12 +561,16 @@ static void *fetcher_main(void *arg)
         f->now = now_us();
         take_messages(f);
         fire_timers(f);
-        int64_t until = dns_tick(f->dns, f->now);
-        bool again = false, more = false;
-        if (f->no_starts_before > f->now)
-            until = f->no_starts_before < until ? f->no_starts_before : until;
-        else if (!f->draining)
+        bool again = false, more = false, may_start = !f->draining && f->no_starts_before <= f->now;
+        if (may_start)
             more = start_some(f);
+        f->asked = false;
+        int64_t until = dns_tick(f->dns, f->now); /* after new questions: it sends them */
+        if (may_start && !more)
+            more = start_some(f); /* what ended with the answers made room */
+        more = more || f->asked;
+        if (!f->draining && !may_start && f->no_starts_before < until)
+            until = f->no_starts_before;
         out_flush(f);
         wake_others(f, &again);
         if (f->draining && (f->sched.in_flight == 0 || f->now >= f->drain_until))

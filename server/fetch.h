@@ -19,6 +19,9 @@ int fetcher_start(struct fetcher **out, struct engine *e, unsigned no) MUSTCHECK
 void fetcher_stop(struct fetcher *f, int64_t drain_ms);
 void fetcher_free(struct fetcher *f); /* NULL is fine */
 
+/* Gives the memory of a message of results back, once all in it is released. Any thread. */
+void out_block_free(struct engine *e, struct msg_results *m);
+
 /* Any thread. */
 void fetcher_put(struct fetcher *f, struct msg *m);
 void fetcher_wake(struct fetcher *f);

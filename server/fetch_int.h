@@ -213,6 +213,7 @@ struct fetcher {
     int64_t now;                 /* of this turn */
     uint32_t sockets;            /* open, idle ones too */
     int64_t no_starts_before;    /* out of descriptors: pause */
+    bool asked;                  /* the resolver has new questions since its last tick */
     bool draining;
     int64_t drain_until;
 };

@@ -7,10 +7,12 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "server/fetch.h"
 #include "server/fetch_int.h"
 
 enum {
     BLOCK_BYTES = 128 * 1024,
+    BLOCKS_KEPT = 32,
     COPY_BODY = 16 * 1024, /* a larger body's memory is handed over instead */
 };
 
@@ -85,13 +87,42 @@ void body_drop(struct transfer *t)
 
 /* ---- results ---- */
 
-static struct msg_results *block_new(size_t cap)
+static struct msg_results *block_new(struct engine *e, size_t cap)
 {
-    struct msg_results *m = xcalloc(1, sizeof(*m) + cap);
+    struct msg_results *m = NULL;
+    if (cap == BLOCK_BYTES) {
+        pthread_mutex_lock(&e->block_mutex);
+        m = e->blocks;
+        if (m != NULL) {
+            e->blocks = (struct msg_results *)m->m.next;
+            e->n_blocks--;
+        }
+        pthread_mutex_unlock(&e->block_mutex);
+    }
+    if (m == NULL)
+        m = xmalloc(sizeof(*m) + cap);
+    memset(m, 0, sizeof(*m));
     m->m.type = KEEPER_RESULTS;
     m->cap = cap;
     m->tail = &m->first;
     return m;
+}
+
+void out_block_free(struct engine *e, struct msg_results *m)
+{
+    bool keep = m->cap == BLOCK_BYTES;
+    if (keep) {
+        pthread_mutex_lock(&e->block_mutex);
+        keep = e->n_blocks < BLOCKS_KEPT;
+        if (keep) {
+            m->m.next = (struct msg *)e->blocks;
+            e->blocks = m;
+            e->n_blocks++;
+        }
+        pthread_mutex_unlock(&e->block_mutex);
+    }
+    if (!keep)
+        free(m);
 }
 
 void out_flush(struct fetcher *f)
@@ -112,7 +143,7 @@ static struct done *reserve(struct fetcher *f, size_t need)
     if (f->out != NULL && f->out->cap - f->out->used < need)
         out_flush(f);
     if (f->out == NULL)
-        f->out = block_new(need > BLOCK_BYTES ? need : BLOCK_BYTES);
+        f->out = block_new(f->e, need > BLOCK_BYTES ? need : BLOCK_BYTES);
     struct msg_results *m = f->out;
     m->used = (m->used + 15) & ~(size_t)15;
     struct done *d = (struct done *)(void *)(m->mem + m->used);

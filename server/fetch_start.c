@@ -498,6 +498,7 @@ static void ask(struct transfer *t, struct host *h)
             return;
         }
         h->state = HOST_ASKING;
+        f->asked = true;
     }
     t->state = TRANSFER_RESOLVING;
     t->list_prev = h->wait_tail;

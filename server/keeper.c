@@ -296,7 +296,7 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
         for (unsigned i = 0; i < k->e->n_fetchers; i++)
             fetcher_wake(k->e->fetchers[i]);
     }
-    free(m);
+    out_block_free(k->e, m);
 }
 
 static void publish_touched(struct keeper *k)

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "server/engine_int.h"
+#include "server/fetch.h"
 #include "server/keeper_int.h"
 
 enum { HEADS = 64 };
@@ -287,7 +288,7 @@ static void drop_message(struct keeper *k, struct msg *m)
                 close(d->r.body_fd);
             live_unref(d->live);
         }
-        free(r);
+        out_block_free(k->e, r);
         break;
     }
     case KEEPER_WANT:

@@ -319,7 +319,7 @@ static int set_up(struct store *s)
      * overwrite every row that goes. */
     int rc = exec(s, "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL;"
                      "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=OFF;"
-                     "PRAGMA cache_size=-65536; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
+                     "PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
                      "PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit=67108864");
     s->durable = true;
     if (rc == 0)
