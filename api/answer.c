@@ -21,9 +21,8 @@ struct MHD_Response *answer_take(struct buf *b, const char *type)
 {
     struct MHD_Response *resp;
 
-    resp = b->len == 0
-               ? MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT)
-               : MHD_create_response_from_buffer(b->len, b->data, MHD_RESPMEM_MUST_FREE);
+    resp = b->len == 0 ? MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT)
+                       : MHD_create_response_from_buffer(b->len, b->data, MHD_RESPMEM_MUST_FREE);
     if (resp && b->len > 0)
         memset(b, 0, sizeof(*b));
     else
@@ -50,6 +49,8 @@ enum MHD_Result answer_send(struct request *r, unsigned status, struct MHD_Respo
     }
     answer_header(resp, "X-Content-Type-Options", "nosniff");
     answer_header(resp, "Cache-Control", cache ? cache : "no-store");
+    if (request_stopping(r))
+        answer_header(resp, "Connection", "close");
     ok = MHD_queue_response(r->conn, status, resp);
     MHD_destroy_response(resp);
     r->answered = true;
@@ -63,14 +64,10 @@ enum MHD_Result answer_send(struct request *r, unsigned status, struct MHD_Respo
 static const char *retry_after(enum problem_type type)
 {
     switch (type) {
-    case PROBLEM_BUSY:
-        return "1";
-    case PROBLEM_STORAGE:
-        return "5";
-    case PROBLEM_DISK_FULL:
-        return "30";
-    default:
-        return NULL;
+    case PROBLEM_BUSY: return "1";
+    case PROBLEM_STORAGE: return "5";
+    case PROBLEM_DISK_FULL: return "30";
+    default: return NULL;
     }
 }
 
@@ -155,8 +152,8 @@ static int raw_text(struct request *r, struct buf *out, struct buf *body)
 
 void answer_raw(struct request *r)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
     struct buf out, body;
     size_t sent = 0;
 

@@ -15,8 +15,8 @@
 enum {
     LIST_DEFAULT = 20,
     LIST_MAX = 1000,
-    LIST_STEP = 200,      /* batches read in one transaction */
-    LIST_SCAN = 10000,    /* looked at for one page (a rare status) */
+    LIST_STEP = 200,   /* batches read in one transaction */
+    LIST_SCAN = 10000, /* looked at for one page (a rare status) */
     LIST_JSON_SOFT = 8 * 1024 * 1024,
     LIST_JSON_MAX = 64 * 1024 * 1024,
 };
@@ -66,8 +66,7 @@ static enum MHD_Result answer_batch(struct request *r, const struct batch_view *
     view_batch_etag(v, etag);
     answer_header(resp, "ETag", etag);
     if (applied) {
-        (void)snprintf(applied_text, sizeof(applied_text), "wait=%llu",
-                       (unsigned long long)wait_s);
+        (void)snprintf(applied_text, sizeof(applied_text), "wait=%llu", (unsigned long long)wait_s);
         answer_header(resp, "Preference-Applied", applied_text);
     }
     /* With 304 the library sends the same header fields and no body. */
@@ -189,11 +188,11 @@ enum MHD_Result batches_delete(struct request *r)
 /* ---- the list ---- */
 
 struct list {
-    const char *status;   /* NULL: any */
+    const char *status; /* NULL: any */
     unsigned states;
     struct batch v[LIST_STEP];
     uint32_t n;
-    int64_t before;       /* where to go on */
+    int64_t before; /* where to go on */
     uint32_t limit, written;
     bool more;
 };
@@ -216,7 +215,7 @@ static bool parse_status(struct list *l, const char *text)
         const char *name;
         unsigned states;
     } names[] = {
-        {"queued", 1u << BATCH_OPEN},         {"in_progress", 1u << BATCH_OPEN},
+        {"queued", 1u << BATCH_OPEN},           {"in_progress", 1u << BATCH_OPEN},
         {"cancelling", 1u << BATCH_CANCELLING}, {"completed", 1u << BATCH_COMPLETED},
         {"cancelled", 1u << BATCH_CANCELLED},
     };
@@ -310,8 +309,9 @@ enum MHD_Result batches_list(struct request *r)
     l->before = before;
     if (status && !parse_status(l, status)) {
         free(l);
-        return bad_parameter(r, "status", "must be one of queued, in_progress, cancelling, "
-                                          "completed, cancelled");
+        return bad_parameter(r, "status",
+                             "must be one of queued, in_progress, cancelling, "
+                             "completed, cancelled");
     }
     buf_init(&b, LIST_JSON_MAX);
     rc = write_list(r, l, &b);

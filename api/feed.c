@@ -11,12 +11,12 @@
 enum {
     STEP_ROWS = 200,
     STEP_BYTES = 256 * 1024,
-    STEP_SCAN = 5000,            /* rows looked at in a step */
+    STEP_SCAN = 5000,             /* rows looked at in a step */
     PAGE_BYTES = 8 * 1024 * 1024, /* of a page, about */
-    PAGE_EMPTY_STEPS = 10,       /* steps without a match before a page ends short */
-    OUT_MAX = 64 * 1024 * 1024,  /* hard bound of text not yet taken */
+    PAGE_EMPTY_STEPS = 10,        /* steps without a match before a page ends short */
+    OUT_MAX = 64 * 1024 * 1024,   /* hard bound of text not yet taken */
     LARGE_BODY = 1024 * 1024,
-    BODY_PIECE = 3 * 87381,      /* a multiple of three (base64), 256 KiB */
+    BODY_PIECE = 3 * 87381, /* a multiple of three (base64), 256 KiB */
 };
 
 enum { PREFIX, ROWS, CHECK, BODY, SUFFIX };
@@ -103,8 +103,8 @@ static int rows(struct feed *f)
         return rc;
     if (!f->more)
         f->phase = SUFFIX;
-    else if (f->form == FEED_PAGE && (f->left == 0 || f->written >= PAGE_BYTES ||
-                                      f->empty_steps >= PAGE_EMPTY_STEPS))
+    else if (f->form == FEED_PAGE &&
+             (f->left == 0 || f->written >= PAGE_BYTES || f->empty_steps >= PAGE_EMPTY_STEPS))
         f->phase = SUFFIX;
     return 0;
 }
@@ -246,18 +246,10 @@ int feed_step(struct feed *f)
         }
         f->phase = ROWS;
         break;
-    case ROWS:
-        rc = rows(f);
-        break;
-    case CHECK:
-        rc = check_body(f);
-        break;
-    case BODY:
-        rc = write_body(f);
-        break;
-    default:
-        rc = suffix(f);
-        break;
+    case ROWS: rc = rows(f); break;
+    case CHECK: rc = check_body(f); break;
+    case BODY: rc = write_body(f); break;
+    default: rc = suffix(f); break;
     }
     if (rc == 0)
         rc = f->w.rc;

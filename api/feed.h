@@ -16,12 +16,12 @@ struct feed {
     int64_t batch;
     char id[STORE_BATCH_ID_SIZE];
     enum result_order order;
-    int64_t after;         /* as in struct result_query; moves on */
-    int status;            /* likewise */
-    char *custom_id;       /* owned; NULL: any */
-    uint64_t left;         /* results still wanted */
-    uint64_t index;        /* FEED_SINGLE */
-    bool headers, body;    /* what to include */
+    int64_t after;      /* as in struct result_query; moves on */
+    int status;         /* likewise */
+    char *custom_id;    /* owned; NULL: any */
+    uint64_t left;      /* results still wanted */
+    uint64_t index;     /* FEED_SINGLE */
+    bool headers, body; /* what to include */
 
     /* The text made so far and not yet taken. */
     struct buf out;
@@ -32,8 +32,8 @@ struct feed {
     struct buf piece;
     int phase;
     bool more;
-    uint64_t written;      /* bytes made in all */
-    size_t step_from;      /* out.len when the step began */
+    uint64_t written; /* bytes made in all */
+    size_t step_from; /* out.len when the step began */
     uint32_t empty_steps;
     bool in_body, is_text;
     uint64_t n, body_len, body_at;

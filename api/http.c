@@ -24,7 +24,7 @@
 
 enum {
     BACKLOG = 1024,
-    DRAIN_US = 5 * 1000 * 1000, /* for the answers under way when the service stops */
+    DRAIN_US = 3 * 1000 * 1000, /* for the answers under way when the service stops */
 };
 
 /* ---- reading from a request ---- */
@@ -90,18 +90,24 @@ const char *request_query_text(const struct request *r)
     return q ? q + 1 : "";
 }
 
+bool request_stopping(struct request *r)
+{
+    bool yes;
+
+    pthread_mutex_lock(&r->api->lock);
+    yes = r->api->stopping;
+    pthread_mutex_unlock(&r->api->lock);
+    return yes;
+}
+
 void request_fail(struct request *r, int rc, const char *what)
 {
     switch (rc) {
-    case E_NOTFOUND:
-        problem_set(&r->problem, PROBLEM_NOT_FOUND, "there is no such batch");
-        return;
+    case E_NOTFOUND: problem_set(&r->problem, PROBLEM_NOT_FOUND, "there is no such batch"); return;
     case E_BUSY:
         problem_set(&r->problem, PROBLEM_BUSY, "too much is going on: try again later");
         return;
-    case E_STOPPING:
-        problem_set(&r->problem, PROBLEM_BUSY, "the service is shutting down");
-        return;
+    case E_STOPPING: problem_set(&r->problem, PROBLEM_BUSY, "the service is shutting down"); return;
     case E_FULL:
         problem_set(&r->problem, PROBLEM_DISK_FULL, "no space is left for the service's data");
         break;
@@ -109,12 +115,8 @@ void request_fail(struct request *r, int rc, const char *what)
     case E_CORRUPT:
         problem_set(&r->problem, PROBLEM_STORAGE, "the service's storage failed");
         break;
-    case E_NOMEM:
-        problem_set(&r->problem, PROBLEM_INTERNAL, "out of memory");
-        break;
-    default:
-        problem_set(&r->problem, PROBLEM_INTERNAL, "unexpected internal error");
-        break;
+    case E_NOMEM: problem_set(&r->problem, PROBLEM_INTERNAL, "out of memory"); break;
+    default: problem_set(&r->problem, PROBLEM_INTERNAL, "unexpected internal error"); break;
     }
     log_line(LOG_ERROR, "api", "%s failed: %s (%d) %s", what, problem_name(r->problem.type), rc,
              r->api->store ? store_error(r->api->store) : "");
@@ -152,16 +154,6 @@ static enum MHD_Result refuse_early(struct request *r)
     return answer_problem(r);
 }
 
-static bool is_stopping(struct api *api)
-{
-    bool yes;
-
-    pthread_mutex_lock(&api->lock);
-    yes = api->stopping;
-    pthread_mutex_unlock(&api->lock);
-    return yes;
-}
-
 static enum MHD_Result begin(struct request *r, const char *method, const char *version)
 {
     r->begun = true;
@@ -169,7 +161,7 @@ static enum MHD_Result begin(struct request *r, const char *method, const char *
         r->linger = true;
         return answer_problem(r);
     }
-    if (is_stopping(r->api)) {
+    if (request_stopping(r)) {
         request_fail(r, E_STOPPING, "request");
         r->linger = true;
         return answer_problem(r);
@@ -243,8 +235,8 @@ static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
         return;
     *context = NULL;
     if (r->linger) {
-        const union MHD_ConnectionInfo *info =
-            MHD_get_connection_info(conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+            conn, MHD_CONNECTION_INFO_CONNECTION_FD);
 
         if (info)
             park_linger(api, info->connect_fd);
@@ -353,46 +345,6 @@ static void api_free(struct api *api)
     free(api);
 }
 
-int api_start(struct api **out, const struct config *cfg, struct engine *engine, char *why,
-              size_t why_size)
-{
-    struct api *api = xcalloc(1, sizeof(*api));
-    sigset_t all, old;
-    int rc;
-
-    *out = NULL;
-    why[0] = '\0';
-    api->cfg = cfg;
-    api->engine = engine;
-    api->listen_fd = -1;
-    api->check_layout = strcmp(MHD_get_version(), "0.9.75") == 0;
-    inspect_init(api);
-    engine_on_end(engine, park_batch_ended, api);
-    sigfillset(&all);
-    pthread_sigmask(SIG_BLOCK, &all, &old);
-    rc = park_start(api);
-    if (rc == 0)
-        rc = store_open(&api->store, cfg->data, STORE_READ, why, why_size);
-    if (rc == 0)
-        rc = listen_on(api, why, why_size);
-    if (rc == 0)
-        rc = start_daemon(api);
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
-    if (rc != 0) {
-        if (why[0] == '\0')
-            (void)snprintf(why, why_size, "cannot start the HTTP server");
-        api_free(api);
-        return rc;
-    }
-    *out = api;
-    return 0;
-}
-
-uint16_t api_port(const struct api *api)
-{
-    return api->port;
-}
-
 /* Waits until *count is 0; `for_us` < 0: however long. False: it took too long. */
 static bool wait_quiet(struct api *api, const uint32_t *count, int64_t for_us, const char *what)
 {
@@ -413,6 +365,75 @@ static bool wait_quiet(struct api *api, const uint32_t *count, int64_t for_us, c
     return true;
 }
 
+/* keeper */
+static void on_barrier(void *arg, int rc)
+{
+    struct api *api = arg;
+
+    (void)rc;
+    pthread_mutex_lock(&api->lock);
+    api->calls--;
+    pthread_cond_broadcast(&api->quiet);
+    pthread_mutex_unlock(&api->lock);
+}
+
+/* No callback of the engine comes after this: the keeper may just be calling the last one, so wait
+ * until it has come round to answer another call (for a batch that can't be). */
+static void leave_engine(struct api *api)
+{
+    engine_on_end(api->engine, NULL, NULL);
+    pthread_mutex_lock(&api->lock);
+    api->calls++;
+    pthread_mutex_unlock(&api->lock);
+    engine_cancel(api->engine, "-", on_barrier, api);
+    pthread_mutex_lock(&api->lock);
+    (void)wait_quiet(api, &api->calls, -1, "calls on the engine");
+    pthread_mutex_unlock(&api->lock);
+}
+
+int api_start(struct api **out, const struct config *cfg, struct engine *engine, char *why,
+              size_t why_size)
+{
+    struct api *api = xcalloc(1, sizeof(*api));
+    sigset_t all, old;
+    int rc;
+
+    *out = NULL;
+    why[0] = '\0';
+    api->cfg = cfg;
+    api->engine = engine;
+    api->listen_fd = -1;
+    api->check_layout = strcmp(MHD_get_version(), "0.9.75") == 0;
+    inspect_init(api);
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &old);
+    rc = park_start(api);
+    if (rc == 0)
+        rc = store_open(&api->store, cfg->data, STORE_READ, why, why_size);
+    if (rc == 0)
+        rc = listen_on(api, why, why_size);
+    if (rc == 0) {
+        engine_on_end(engine, park_batch_ended, api);
+        rc = start_daemon(api);
+        if (rc != 0)
+            leave_engine(api);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (rc != 0) {
+        if (why[0] == '\0')
+            (void)snprintf(why, why_size, "cannot start the HTTP server");
+        api_free(api);
+        return rc;
+    }
+    *out = api;
+    return 0;
+}
+
+uint16_t api_port(const struct api *api)
+{
+    return api->port;
+}
+
 void api_stop(struct api *api)
 {
     if (!api)
@@ -428,6 +449,6 @@ void api_stop(struct api *api)
         log_line(LOG_WARN, "api", "stopped with %u answers cut", api->answering);
     pthread_mutex_unlock(&api->lock);
     MHD_stop_daemon(api->daemon);
-    engine_on_end(api->engine, NULL, NULL);
+    leave_engine(api);
     api_free(api);
 }

@@ -18,11 +18,11 @@
 enum {
     CONNECTION_MEMORY = 64 * 1024,
     CONNECTION_TIMEOUT_S = 30,
-    IGNORED_BODY_MAX = 64 * 1024,     /* of a body that no one asked for */
-    SWALLOW_MAX = 1024 * 1024,        /* of an upload that is refused already, before it is cut */
-    PIECE = 256 * 1024,               /* bytes read from the store at once */
+    IGNORED_BODY_MAX = 64 * 1024, /* of a body that no one asked for */
+    SWALLOW_MAX = 1024 * 1024,    /* of an upload that is refused already, before it is cut */
+    PIECE = 256 * 1024,           /* bytes read from the store at once */
     WAIT_MAX_S = 60,
-    LINGER_MAX = 32,                  /* sockets kept open for a client that is still sending */
+    LINGER_MAX = 32, /* sockets kept open for a client that is still sending */
     JOINED_MAX = 8,
 };
 
@@ -36,34 +36,34 @@ struct request {
     struct api *api;
     struct MHD_Connection *conn;
     const struct route *route;
-    char *target;            /* as received: path and query */
-    const char *raw;         /* where libmicrohttpd has it: only compared, never read */
+    char *target;    /* as received: path and query */
+    const char *raw; /* where libmicrohttpd has it: only compared, never read */
     size_t target_len;
     struct query query;
     char id[STORE_BATCH_ID_SIZE]; /* {id} of the path */
     uint64_t index;               /* {index} */
     bool begun;
-    bool head;               /* HEAD: like GET, but libmicrohttpd sends no body */
-    bool options;            /* OPTIONS */
-    bool has_body;           /* one is announced */
-    bool finishing;          /* received in full: counted in api->answering */
+    bool head;      /* HEAD: like GET, but libmicrohttpd sends no body */
+    bool options;   /* OPTIONS */
+    bool has_body;  /* one is announced */
+    bool finishing; /* received in full: counted in api->answering */
     bool answered;
-    bool linger;             /* the client may still be sending when the connection is closed */
-    uint64_t length;         /* Content-Length; UINT64_MAX: not given */
-    uint64_t body_seen;      /* bytes of the body so far */
-    uint64_t swallowed;      /* of them, after it was clear that the answer is an error */
-    struct problem problem;  /* found before the answer could be given */
+    bool linger;              /* the client may still be sending when the connection is closed */
+    uint64_t length;          /* Content-Length; UINT64_MAX: not given */
+    uint64_t body_seen;       /* bytes of the body so far */
+    uint64_t swallowed;       /* of them, after it was clear that the answer is an error */
+    struct problem problem;   /* found before the answer could be given */
     char *joined[JOINED_MAX]; /* header fields that came in several lines */
-    struct ingest *ingest;   /* POST /v1/batches */
+    struct ingest *ingest;    /* POST /v1/batches */
 
     /* Parking; under api->lock. */
     enum park park;
-    bool waiter;             /* in api->waiters */
-    bool due;                /* what it waits for has happened */
+    bool waiter; /* in api->waiters */
+    bool due;    /* what it waits for has happened */
     int64_t deadline_us;
     struct request *wait_prev, *wait_next;
-    bool waited;             /* it has had its wait */
-    bool called;             /* an engine call was made; rc is its outcome when woken */
+    bool waited; /* it has had its wait */
+    bool called; /* an engine call was made; rc is its outcome when woken */
     int rc;
 };
 
@@ -76,23 +76,23 @@ struct api {
     const struct config *cfg;
     struct engine *engine;
     struct MHD_Daemon *daemon;
-    struct store *store;      /* the api thread's own reading connection */
+    struct store *store; /* the api thread's own reading connection */
     int listen_fd;
     uint16_t port;
-    char *hosts[4];           /* what Host may say, lower case, without port */
-    bool check_layout;        /* the library is the one whose memory layout inspect.c knows */
-    struct ingest *ingests;   /* all uploads, for their Idempotency-Keys */
+    char *hosts[4];         /* what Host may say, lower case, without port */
+    bool check_layout;      /* the library is the one whose memory layout inspect.c knows */
+    struct ingest *ingests; /* all uploads, for their Idempotency-Keys */
 
-    pthread_mutex_t lock;     /* guards what is below; taken before the library's own locks */
-    pthread_cond_t tick;      /* the ticker has something to do */
-    pthread_cond_t quiet;     /* calls or answering became 0 */
+    pthread_mutex_t lock; /* guards what is below; taken before the library's own locks */
+    pthread_cond_t tick;  /* the ticker has something to do */
+    pthread_cond_t quiet; /* calls or answering became 0 */
     pthread_t ticker;
     bool ticker_runs;
     bool stopping;
     struct request *waiters;
     uint32_t n_waiters;
-    uint32_t calls;           /* engine callbacks that will come */
-    uint32_t answering;       /* requests received in full and not answered to the end */
+    uint32_t calls;     /* engine callbacks that will come */
+    uint32_t answering; /* requests received in full and not answered to the end */
     struct lingering lingers[LINGER_MAX];
     uint32_t n_lingers;
 };
@@ -104,6 +104,8 @@ const char *request_header(struct request *r, const char *name);
 unsigned request_header_count(struct request *r, const char *name);
 /* The query text as received, without '?'; "" if none. */
 const char *request_query_text(const struct request *r);
+/* Whether the service is shutting down. */
+bool request_stopping(struct request *r);
 /* Sets r->problem for what a call on the store or engine returned: not-found, storage, busy … */
 void request_fail(struct request *r, int rc, const char *what);
 

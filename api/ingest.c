@@ -18,10 +18,10 @@ struct ingest {
     struct request *r;
     struct submit *submit;
     struct upload *upload;
-    const char *key;      /* Idempotency-Key; NULL: none */
-    EVP_MD_CTX *hash;     /* with a key */
+    const char *key;  /* Idempotency-Key; NULL: none */
+    EVP_MD_CTX *hash; /* with a key */
     bool committing;
-    bool done;            /* the commit's outcome is in rc and view */
+    bool done; /* the commit's outcome is in rc and view */
     int rc;
     struct batch_view view;
     struct ingest *prev, *next; /* in api->ingests */
@@ -287,8 +287,7 @@ enum MHD_Result ingest_body(struct request *r, const char *data, size_t *size)
         park_disarm(r);
         return MHD_YES;
     }
-    if (!park_suspend(r))
-        return MHD_YES; /* there is room again already */
+    (void)park_suspend(r); /* not suspended: there is room again already */
     return MHD_YES;
 }
 

@@ -176,8 +176,10 @@ int inspect_client(struct request *r)
         problem_set(&r->problem, PROBLEM_MISDIRECTED,
                     host ? "the Host header field does not name this service"
                          : "there is no Host header field");
-        problem_add_header(&r->problem, "Host", "must be localhost or the address listened on, "
-                                                "with port %u", (unsigned)r->api->port);
+        problem_add_header(&r->problem, "Host",
+                           "must be localhost or the address listened on, "
+                           "with port %u",
+                           (unsigned)r->api->port);
         return E_INVAL;
     }
     if (strncasecmp(r->target, "http://", 7) == 0) { /* the absolute form of RFC 9112 3.2.2 */

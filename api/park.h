@@ -17,7 +17,7 @@
 bool park_arm(struct request *r) MUSTCHECK;
 /* The callback will not come after all. */
 void park_disarm(struct request *r);
-bool park_suspend(struct request *r) MUSTCHECK;
+bool park_suspend(struct request *r);
 void park_wake(struct request *r); /* any thread; exactly once for each park_arm */
 /* Whether it is suspended and not yet woken. */
 bool park_is_suspended(struct request *r);

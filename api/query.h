@@ -5,7 +5,9 @@
 
 #include "server/base.h"
 
-enum { QUERY_PARAMS_MAX = 512 }; /* more than any request needs: 50 metadata, 100 headers, settings */
+enum {
+    QUERY_PARAMS_MAX = 512
+}; /* more than any request needs: 50 metadata, 100 headers, settings */
 
 /* Name and value are decoded, UTF-8, without NUL, and NUL-terminated. */
 struct query_param {

@@ -67,8 +67,8 @@ static ssize_t stream_read(void *arg, uint64_t pos, char *out, size_t max)
 /* Takes over s. */
 static enum MHD_Result send_stream(struct request *r, struct stream *s, const char *type)
 {
-    struct MHD_Response *resp = MHD_create_response_from_callback(
-        MHD_SIZE_UNKNOWN, 32 * 1024, stream_read, s, stream_free);
+    struct MHD_Response *resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 32 * 1024,
+                                                                  stream_read, s, stream_free);
 
     if (!resp)
         stream_free(s);
@@ -124,9 +124,9 @@ static bool parse_include(struct request *r, struct feed *f)
 /* NULL, or the name of the bad parameter with *why. */
 static const char *parse_parameters(struct request *r, struct feed *f, const char **why)
 {
-    static const char *const statuses[] = {
-        [RESULT_SUCCEEDED] = "succeeded", [RESULT_FAILED] = "failed",
-        [RESULT_CANCELLED] = "cancelled"};
+    static const char *const statuses[] = {[RESULT_SUCCEEDED] = "succeeded",
+                                           [RESULT_FAILED] = "failed",
+                                           [RESULT_CANCELLED] = "cancelled"};
     const char *order = query_get(&r->query, "order"), *status = query_get(&r->query, "status");
     const char *after = query_get(&r->query, "after");
     const char *custom_id = query_get(&r->query, "custom_id");
@@ -155,8 +155,7 @@ static const char *parse_parameters(struct request *r, struct feed *f, const cha
         }
         f->custom_id = xstrdup(custom_id);
     }
-    if (after &&
-        cursor_parse(after, (enum cursor_kind)f->order, f->batch, &f->after) != 0) {
+    if (after && cursor_parse(after, (enum cursor_kind)f->order, f->batch, &f->after) != 0) {
         *why = "not a cursor of this batch and order";
         return "after";
     }
@@ -233,8 +232,8 @@ struct body_info {
 /* The few types that are harmless in a browser; everything else is bytes. */
 static const char *inert_type(struct span field)
 {
-    static const char *const types[] = {"application/json", "image/png", "image/jpeg",
-                                        "image/gif", "image/webp"};
+    static const char *const types[] = {"application/json", "image/png", "image/jpeg", "image/gif",
+                                        "image/webp"};
     const char *end, *p = field.ptr;
     size_t n;
 

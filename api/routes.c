@@ -14,8 +14,8 @@
 static enum MHD_Result get_healthz(struct request *r)
 {
     static char text[] = "{\"status\":\"ok\"}";
-    struct MHD_Response *resp =
-        MHD_create_response_from_buffer(sizeof(text) - 1, text, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *resp = MHD_create_response_from_buffer(sizeof(text) - 1, text,
+                                                                MHD_RESPMEM_PERSISTENT);
 
     answer_header(resp, "Content-Type", "application/json");
     return answer_send(r, 200, resp, NULL);
@@ -25,8 +25,8 @@ static enum MHD_Result embedded(struct request *r, const unsigned char *p, size_
                                 const char *type)
 {
     /* The library's parameter is not const, but it only reads persistent memory. */
-    struct MHD_Response *resp = MHD_create_response_from_buffer(
-        len, (void *)(uintptr_t)p, MHD_RESPMEM_PERSISTENT);
+    struct MHD_Response *resp = MHD_create_response_from_buffer(len, (void *)(uintptr_t)p,
+                                                                MHD_RESPMEM_PERSISTENT);
 
     answer_header(resp, "Content-Type", type);
     return answer_send(r, 200, resp, "no-cache");
@@ -172,8 +172,7 @@ static int unknown_parameter(struct request *r)
             problem_set(&r->problem, PROBLEM_INVALID_FIELD, "unknown query parameter \"%s\"%s%s%s",
                         name, near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
         problem_add_parameter(&r->problem, name, "unknown query parameter \"%s\"%s%s%s", name,
-                              near ? "; did you mean \"" : "", near ? near : "",
-                              near ? "\"?" : "");
+                              near ? "; did you mean \"" : "", near ? near : "", near ? "\"?" : "");
     }
     return r->problem.type == PROBLEM_NONE ? 0 : E_INVAL;
 }

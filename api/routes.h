@@ -6,8 +6,8 @@
 #include "api/http.h"
 
 enum {
-    ROUTE_UPLOAD = 1,     /* takes a body: ingest.c */
-    ROUTE_ANY_QUERY = 2,  /* its query parameters are checked elsewhere */
+    ROUTE_UPLOAD = 1,    /* takes a body: ingest.c */
+    ROUTE_ANY_QUERY = 2, /* its query parameters are checked elsewhere */
 };
 
 /* Called when the request has been received in full, and again after each wake from parking. */
@@ -15,9 +15,9 @@ typedef enum MHD_Result route_fn(struct request *r);
 
 struct route {
     const char *method;
-    const char *path;           /* {id} and {index} stand for a segment */
+    const char *path; /* {id} and {index} stand for a segment */
     route_fn *fn;
-    const char *const *params;  /* known query parameters, NULL at the end; NULL: none */
+    const char *const *params; /* known query parameters, NULL at the end; NULL: none */
     unsigned flags;
 };
 

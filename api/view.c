@@ -16,15 +16,11 @@ const char *view_status(const struct batch_view *v)
 {
     switch (v->b.state) {
     case BATCH_STAGING:
-    case BATCH_OPEN:
-        return v->b.started_ms > 0 ? "in_progress" : "queued";
-    case BATCH_CANCELLING:
-        return "cancelling";
-    case BATCH_COMPLETED:
-        return "completed";
+    case BATCH_OPEN: return v->b.started_ms > 0 ? "in_progress" : "queued";
+    case BATCH_CANCELLING: return "cancelling";
+    case BATCH_COMPLETED: return "completed";
     case BATCH_CANCELLED:
-    case BATCH_DELETED:
-        return "cancelled";
+    case BATCH_DELETED: return "cancelled";
     }
     return "queued";
 }
@@ -104,8 +100,8 @@ void view_batch(struct jw *w, const struct batch_view *v)
     key_u64(w, "max_redirects", b->max_redirects);
     key_str(w, "name", b->name);
     jw_key(w, "metadata");
-    jw_raw(w, b->metadata ? (struct span){b->metadata, strlen(b->metadata)}
-                          : (struct span){"{}", 2});
+    jw_raw(w,
+           b->metadata ? (struct span){b->metadata, strlen(b->metadata)} : (struct span){"{}", 2});
     (void)snprintf(url, sizeof(url), "/v1/batches/%s/results", b->id);
     key_str(w, "results_url", url);
     jw_object_end(w);
@@ -130,10 +126,21 @@ void view_batch_etag(const struct batch_view *v, char out[VIEW_ETAG_SIZE])
 {
     const struct batch *b = &v->b;
     const uint64_t parts[] = {
-        (uint64_t)b->no,        (uint64_t)b->state,     b->total,       b->succeeded,
-        b->failed,              b->cancelled,           v->queued,      v->in_flight,
-        v->retry_wait,          b->bytes_received,      (uint64_t)b->created_ms,
-        (uint64_t)b->started_ms, (uint64_t)b->ended_ms, b->max_parallel, b->max_per_host,
+        (uint64_t)b->no,
+        (uint64_t)b->state,
+        b->total,
+        b->succeeded,
+        b->failed,
+        b->cancelled,
+        v->queued,
+        v->in_flight,
+        v->retry_wait,
+        b->bytes_received,
+        (uint64_t)b->created_ms,
+        (uint64_t)b->started_ms,
+        (uint64_t)b->ended_ms,
+        b->max_parallel,
+        b->max_per_host,
     };
 
     (void)snprintf(out, VIEW_ETAG_SIZE, "W/\"%016llx\"",
@@ -167,8 +174,8 @@ static bool next_field(struct span *rest, struct field *f)
             f->value.ptr++;
             f->value.len--;
         }
-        while (f->value.len > 0 && (f->value.ptr[f->value.len - 1] == ' ' ||
-                                    f->value.ptr[f->value.len - 1] == '\t'))
+        while (f->value.len > 0 &&
+               (f->value.ptr[f->value.len - 1] == ' ' || f->value.ptr[f->value.len - 1] == '\t'))
             f->value.len--;
         return true;
     }
@@ -203,8 +210,7 @@ static int by_name(const void *a, const void *b)
 
 static bool same_name(const struct field *x, const struct field *y)
 {
-    return x->name.len == y->name.len &&
-           strncasecmp(x->name.ptr, y->name.ptr, x->name.len) == 0;
+    return x->name.len == y->name.len && strncasecmp(x->name.ptr, y->name.ptr, x->name.len) == 0;
 }
 
 static void lower_key(struct jw *w, struct span name)
@@ -217,7 +223,7 @@ static void lower_key(struct jw *w, struct span name)
     }
     for (size_t i = 0; i < name.len; i++)
         lower[i] = (char)(name.ptr[i] >= 'A' && name.ptr[i] <= 'Z' ? name.ptr[i] + 32
-                                                                  : name.ptr[i]);
+                                                                   : name.ptr[i]);
     jw_key_span(w, (struct span){lower, name.len}, JW_LATIN1);
 }
 
@@ -322,9 +328,9 @@ static const char *http_version(int v)
 
 void view_result(struct jw *w, const char *batch_id, const struct result *r, bool headers)
 {
-    static const char *const statuses[] = {
-        [RESULT_SUCCEEDED] = "succeeded", [RESULT_FAILED] = "failed",
-        [RESULT_CANCELLED] = "cancelled"};
+    static const char *const statuses[] = {[RESULT_SUCCEEDED] = "succeeded",
+                                           [RESULT_FAILED] = "failed",
+                                           [RESULT_CANCELLED] = "cancelled"};
     char url[STORE_BATCH_ID_SIZE + 64];
     bool fetched = r->attempts > 0;
 
@@ -333,9 +339,10 @@ void view_result(struct jw *w, const char *batch_id, const struct result *r, boo
     jw_key(w, "custom_id");
     jw_span(w, r->custom_id, JW_REPLACE);
     key_span(w, "url", r->url);
-    key_span(w, "final_url", r->final_url.ptr ? r->final_url
-                             : fetched        ? r->url
-                                              : (struct span){NULL, 0});
+    key_span(w, "final_url",
+             r->final_url.ptr ? r->final_url
+             : fetched        ? r->url
+                              : (struct span){NULL, 0});
     key_str(w, "status", (size_t)r->status < ARRAY_LEN(statuses) ? statuses[r->status] : "failed");
     jw_key(w, "http_status");
     if (r->http_status > 0)

@@ -255,6 +255,10 @@ class Toxic:
                      b"\r\nContent-Length: 0\r\n\r\n")
         return "keep"
 
+    def do_to_long(self, conn, arg, query):
+        conn.sendall(whole(b"", "Location: /" + "x" * 20000, status="302 Found"))
+        return "keep"
+
     def do_no_location(self, conn, arg, query):
         conn.sendall(whole(b"where to?", status="302 Found"))
         return "keep"
