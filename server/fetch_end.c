@@ -107,6 +107,8 @@ static struct verdict judge_code(struct transfer *t, CURLcode code)
 
 static struct verdict judge_response(const struct transfer *t)
 {
+    if (t->too_many_hops)
+        return fail(OUTCOME_TOO_MANY_REDIRECTS, "more redirects than max_redirects allows");
     if (t->status >= 400)
         return (struct verdict){OUTCOME_HTTP_STATUS, NULL,
                                 outcome_retryable(OUTCOME_HTTP_STATUS, t->status)};
@@ -204,13 +206,13 @@ static void follow(struct transfer *t)
 {
     struct fetcher *f = t->f;
     char *to = NULL;
-    const char *why = "its Location cannot be read";
+    const char *why = t->location_cut ? "its Location is too long" : "its Location cannot be read";
     struct url next = {0};
-    if (t->hops >= t->live->b.max_redirects) {
-        end_with(t, fail(OUTCOME_TOO_MANY_REDIRECTS, "more redirects than max_redirects allows"));
-        return;
-    }
-    int rc = url_resolve(t->url.text.ptr, t->url.text.len, t->location.data, t->location.len, &to);
+    t->truncated = t->body_len > 0; /* the redirect's own body was not kept */
+    t->body_len = 0;
+    int rc = t->location_cut ? E_INVAL
+                             : url_resolve(t->url.text.ptr, t->url.text.len, t->location.data,
+                                           t->location.len, &to);
     if (rc == 0)
         rc = url_parse(&next, to, strlen(to), &why);
     if (rc == 0)

@@ -157,6 +157,7 @@ struct transfer {
     int spill_fd;
     bool head_ended;
     bool follow;                 /* a redirect that will be followed */
+    bool too_many_hops, location_cut;
     bool hop_cut;                /* … whose body was too long to read */
     bool too_large, too_many_fields;
     bool truncated, no_space;

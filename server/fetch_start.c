@@ -43,8 +43,8 @@ static void keep_field(struct transfer *t, const char *p, size_t n)
         len--;
     }
     if (field_is(p, name, "location") && t->location.len == 0) {
-        if (buf_add(&t->location, v, len) != 0)
-            buf_reset(&t->location);
+        if (buf_add(&t->location, v, len) != 0) /* url_parse refuses what is cut to its bound */
+            t->location_cut = buf_add(&t->location, v, t->location.max) == 0;
     } else if (field_is(p, name, "retry-after")) {
         t->retry_after_ms = retry_parse_after(v, len, wall_ms() / 1000);
     }
@@ -79,6 +79,7 @@ static size_t on_field(char *p, size_t size, size_t n, void *arg)
         t->head_ended = false;
         buf_reset(&t->fields_in);
         buf_reset(&t->location);
+        t->location_cut = false;
         t->retry_after_ms = -1;
         return ++t->heads > INTERIM_MAX ? 0 : n;
     }
@@ -90,7 +91,9 @@ static size_t on_field(char *p, size_t size, size_t n, void *arg)
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
     t->status = (int)status;
     t->head_ended = true;
-    t->follow = is_redirect(t->status) && t->location.len > 0 && t->live->b.max_redirects > 0;
+    bool redirect = is_redirect(t->status) && t->location.len > 0 && t->live->b.max_redirects > 0;
+    t->follow = redirect && t->hops < t->live->b.max_redirects;
+    t->too_many_hops = redirect && !t->follow; /* its body is kept, as any last response's */
     return n;
 }
 
@@ -222,6 +225,8 @@ static int set_fields(struct transfer *t)
                      : buf_addf(&f->scratch, "%.*s: %.*s", (int)name.len, name.ptr,
                                 (int)value.len, value.ptr);
         if (rc == 0)
+            rc = buf_addc(&f->scratch, '\0');
+        if (rc == 0)
             rc = add_field(t, f->scratch.data);
         if (rc != 0)
             return rc;
@@ -314,6 +319,7 @@ static void reset_response(struct transfer *t)
     buf_reset(&t->location);
     body_drop(t);
     t->retry_after_ms = -1;
+    t->location_cut = t->too_many_hops = false;
     t->head_ended = t->follow = t->hop_cut = t->too_large = t->too_many_fields = false;
     t->no_descriptor = t->no_space = t->truncated = false;
     t->blocked_by = NULL;
