@@ -241,7 +241,7 @@ static void write_step(struct request *r, struct list *l, struct jw *w)
             batch_fini(&l->v[i]);
             continue;
         }
-        engine_overlay(r->api->engine, &l->v[i], &v);
+        engine_overlay(r->api->engine, r->api->store, &l->v[i], &v);
         /* queued or in_progress is known only with the live state */
         if (!l->status || strcmp(view_status(&v), l->status) == 0) {
             view_batch(w, &v);

@@ -54,6 +54,8 @@ def main(source, target):
         tree = yaml.load(text.decode("utf-8"), Loader)
     except yaml.YAMLError as e:
         sys.exit(f"{source}: {e}")
+    if not isinstance(tree, dict) or "openapi" not in tree:
+        sys.exit(f"{source}: this is no OpenAPI document")
     document = json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False) + "\n"
     with open(target, "w", encoding="ascii") as file:
         file.write("/* Made by api/embed.py from openapi.yaml. */\n"

@@ -218,7 +218,8 @@ int engine_batch(struct engine *e, struct store *reader, const char *id, struct 
     return l != NULL ? rc : store_find(reader, id, &out->b);
 }
 
-void engine_overlay(struct engine *e, struct batch *b, struct batch_view *out)
+void engine_overlay(struct engine *e, struct store *reader, struct batch *b,
+                    struct batch_view *out)
 {
     memset(out, 0, sizeof(*out));
     struct batch own = *b;
@@ -236,6 +237,15 @@ void engine_overlay(struct engine *e, struct batch *b, struct batch_view *out)
         own.bytes_received = out->b.bytes_received;
         own.started_ms = out->b.started_ms;
         own.ended_ms = out->b.ended_ms;
+    } else if (own.state == BATCH_OPEN || own.state == BATCH_CANCELLING) {
+        /* It ended after it was read, and before it was looked for: read it once more. */
+        struct batch ended;
+        if (store_find(reader, own.id, &ended) == 0) {
+            batch_fini(&own);
+            own = ended;
+        } else { /* deleted meanwhile: as it was read, so that the counts sum */
+            out->queued = own.total;
+        }
     }
     out->b = own;
 }

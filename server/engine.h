@@ -21,7 +21,8 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
  * fetched again at the next start. NULL is fine. All uploads must have been released. */
 void engine_stop(struct engine *e);
 
-/* keeper: a batch ended (COMPLETED, CANCELLED) or was deleted. Set once, before requests come. */
+/* keeper: a batch ended (COMPLETED, CANCELLED) or was deleted. Set once, before requests come;
+ * fn NULL: no longer told. Every other callback below comes exactly once, whatever fails. */
 typedef void engine_end_fn(void *arg, const char *batch_id);
 void engine_on_end(struct engine *e, engine_end_fn *fn, void *arg);
 
@@ -82,8 +83,9 @@ void upload_release(struct upload *u);
  * E_NOTFOUND, E_IO. */
 int engine_batch(struct engine *e, struct store *reader, const char *id,
                  struct batch_view *out) MUSTCHECK;
-/* Gives *b, as read from the store, its live counts if it is running. Takes over *b's parts. */
-void engine_overlay(struct engine *e, struct batch *b, struct batch_view *out);
+/* Gives *b, as read with `reader`, its live counts if it is running. Takes over *b's parts. */
+void engine_overlay(struct engine *e, struct store *reader, struct batch *b,
+                    struct batch_view *out);
 
 /* keeper. rc: 0, E_NOTFOUND, E_CONFLICT (cancel: it has ended already), E_FULL, E_IO. */
 typedef void engine_done_fn(void *arg, int rc);
