@@ -144,9 +144,12 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
     if (rc != 0)
         goto out;
     for (unsigned i = 0; rc == 0 && i < n; i++) {
-        rc = fetcher_start(&e->fetchers[i], e, i);
-        if (rc == 0)
-            e->n_fetchers++;
+        rc = fetcher_new(&e->fetchers[i], e, i);
+        e->n_fetchers += rc == 0;
+    }
+    for (unsigned i = 0; rc == 0 && i < n; i++) {
+        rc = fetcher_start(e->fetchers[i]);
+        e->n_running += rc == 0;
     }
     if (rc == 0)
         rc = keeper_start(e);
@@ -168,7 +171,7 @@ void engine_stop(struct engine *e)
     if (e == NULL)
         return;
     atomic_store(&e->stopping, true);
-    for (unsigned i = 0; i < e->n_fetchers; i++)
+    for (unsigned i = 0; i < e->n_running; i++)
         fetcher_stop(e->fetchers[i], DRAIN_MS);
     if (e->keeper_runs)
         keeper_stop(e);

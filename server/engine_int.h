@@ -196,7 +196,7 @@ struct engine {
     pthread_t keeper_thread;
     bool keeper_runs;
     struct fetcher *fetchers[FETCHERS_MAX];
-    unsigned n_fetchers;
+    unsigned n_fetchers, n_running;
     _Atomic bool stopping;
     _Atomic int64_t unwritten;   /* bytes */
     _Atomic uint32_t uploads;

@@ -619,7 +619,12 @@ static void on_thread_end(struct fetcher *f)
     }
 }
 
-int fetcher_start(struct fetcher **out, struct engine *e, unsigned no)
+int fetcher_start(struct fetcher *f)
+{
+    return pthread_create(&f->thread, NULL, fetcher_main, f) == 0 ? 0 : E_NOMEM;
+}
+
+int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
 {
     struct fetcher *f = xcalloc(1, sizeof(*f));
     *out = NULL;
@@ -637,8 +642,6 @@ int fetcher_start(struct fetcher **out, struct engine *e, unsigned no)
         struct dns_options o = {.servers = e->cfg->dns_servers};
         rc = dns_new(&f->dns, &o, multi_watch, f);
     }
-    if (rc == 0 && pthread_create(&f->thread, NULL, fetcher_main, f) != 0)
-        rc = E_NOMEM;
     if (rc != 0) {
         fetcher_free(f);
         return rc;

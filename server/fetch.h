@@ -13,7 +13,9 @@ void fetch_global_fini(void);
 /* Descriptors that n fetchers need beside one for each transfer. */
 uint32_t fetch_overhead_fds(unsigned n);
 
-int fetcher_start(struct fetcher **out, struct engine *e, unsigned no) MUSTCHECK;
+int fetcher_new(struct fetcher **out, struct engine *e, unsigned no) MUSTCHECK;
+/* Starts its thread, once all of the engine's fetchers are made: they wake one another. */
+int fetcher_start(struct fetcher *f) MUSTCHECK;
 /* Ends the thread: what is in flight may finish within drain_ms, then it is dropped (and fetched
  * again at the next start). Results go to the keeper before this returns. */
 void fetcher_stop(struct fetcher *f, int64_t drain_ms);
