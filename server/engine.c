@@ -98,8 +98,10 @@ static uint32_t parallel_by_descriptors(const struct config *cfg, unsigned fetch
         if (setrlimit(RLIMIT_NOFILE, &r) != 0)
             (void)getrlimit(RLIMIT_NOFILE, &r);
     }
-    rlim_t reserve = cfg->max_connections + fetch_overhead_fds(fetchers) + OTHER_FDS;
     rlim_t limit = r.rlim_cur == RLIM_INFINITY ? 1000000 : r.rlim_cur;
+    /* A low limit is shared out: the API's clients don't get all of it. */
+    rlim_t clients = cfg->max_connections < limit / 4 ? cfg->max_connections : limit / 4;
+    rlim_t reserve = clients + fetch_overhead_fds(fetchers) + OTHER_FDS;
     if (limit <= reserve + 16)
         return 16;
     return (uint32_t)(limit - reserve < 1000000 ? limit - reserve : 1000000);

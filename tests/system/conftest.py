@@ -114,11 +114,17 @@ def start():
 
 
 @pytest.fixture(scope="module")
-def module_service(request):
-    """One service for a module's tests; its options: SERVICE_ARGS of the module."""
+def module_services():
+    """Like start, for services that a module's tests share."""
     services = Services()
-    yield services(*getattr(request.module, "SERVICE_ARGS", []))
+    yield services
     services.close()
+
+
+@pytest.fixture(scope="module")
+def module_service(request, module_services):
+    """One service for a module's tests; its options: SERVICE_ARGS of the module."""
+    return module_services(*getattr(request.module, "SERVICE_ARGS", []))
 
 
 @pytest.fixture

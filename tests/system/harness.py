@@ -350,7 +350,7 @@ class Service:
                 sock.sendall(data)
                 if shutdown:
                     sock.shutdown(socket.SHUT_WR)
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError:
                 pass  # refused before all of it was sent: the answer is there all the same
             first = data.split(b"\r\n", 1)[0].split(b" ")
             answers = []

@@ -48,7 +48,7 @@ def post(service, body, media=JSON, **settings):
     ("", 0, 1),
     ("   ", None, 1),
     ("nonsense", None, 1),
-    ("[" * 100000, None, 1),
+    ('{"urls": ' + "[" * 100000, None, 1),
     ('{"metadata": ' + '{"a":' * 1000, None, 1),
 ])
 def test_malformed_json_is_refused_with_its_position(service, body, position, line):
@@ -136,7 +136,7 @@ def test_unknown_fields_are_refused_with_the_nearest_name(service, doc, pointer,
     ({"requests": [{"url": URL, "headers": {"X-A": "a\r\nX-B: b"}}]}, "/requests/0/headers/X-A"),
     ({"requests": [{"url": URL, "headers": {f"X-{i}": "v" for i in range(101)}}]},
      "/requests/0/headers"),
-    ({"requests": [{"url": URL, "headers": {"X-A": "v" * 33000}}]}, "/requests/0/headers"),
+    ({"requests": [{"url": URL, "headers": {"X-A": "v" * 33000}}]}, "/requests/0/headers/X-A"),
     ({"urls": [URL], "limits": 5}, "/limits"),
     ({"urls": [URL], "limits": {"max_parallel": 0}}, "/limits/max_parallel"),
     ({"urls": [URL], "limits": {"max_per_host": 1000001}}, "/limits/max_per_host"),
