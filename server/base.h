@@ -51,7 +51,7 @@ int64_t wall_ms(void);
 
 /* 64-bit hash for tables and lanes (not against an adversary who knows it; collisions only cost
  * time or share a lane). */
-uint64_t hash64(const void *p, size_t n, uint64_t seed);
+uint64_t hash64(const void *data, size_t n, uint64_t seed);
 
 /* Whether p[0..n) is well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms). */
 bool utf8_valid(const char *p, size_t n);

@@ -229,6 +229,6 @@ int feeder_open(struct engine *e, struct live *l) MUSTCHECK;
 void feeder_close(struct live *l);
 /* Hands out pages of lanes that were not seen yet, while the window has room. */
 int feeder_scan(struct engine *e, struct live *l, uint64_t window) MUSTCHECK;
-int feeder_want(struct engine *e, struct live *l, uint64_t lane, uint32_t n) MUSTCHECK;
+int feeder_want(struct engine *e, struct live *l, uint64_t lane, uint32_t want) MUSTCHECK;
 
 #endif

@@ -30,7 +30,7 @@ struct keeper {
     bool worked;               /* background work is in the transaction */
 };
 
-void *keeper_main(void *keeper);
+void *keeper_main(void *arg); /* struct keeper */
 /* In a transaction: one result more of a live batch (sets r->n). E_EXISTS: it has one. */
 int keeper_add_result(struct keeper *k, struct live *l, struct result *r) MUSTCHECK;
 void keeper_clear_group(struct live *l);

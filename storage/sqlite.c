@@ -185,7 +185,7 @@ static void put(sqlite3_stmt *q)
 }
 
 /* Runs a statement that gives no rows. */
-static int done(struct store *s, sqlite3_stmt *q)
+static int finish(struct store *s, sqlite3_stmt *q)
 {
     int code = sqlite3_step(q);
     int rc = code == SQLITE_DONE || code == SQLITE_ROW ? 0 : fail(s, code);
@@ -197,7 +197,7 @@ static int run(struct store *s, enum statement i)
 {
     sqlite3_stmt *q;
     int rc = get(s, i, &q);
-    return rc != 0 ? rc : done(s, q);
+    return rc != 0 ? rc : finish(s, q);
 }
 
 static int64_t key_of(int64_t batch, uint64_t n)
@@ -527,7 +527,7 @@ int store_add_batch(struct store *s, const struct batch *b)
     if (rc != 0)
         return rc;
     bind_batch(q, b);
-    return done(s, q);
+    return finish(s, q);
 }
 
 int store_update_batch(struct store *s, const struct batch *b)
@@ -537,7 +537,7 @@ int store_update_batch(struct store *s, const struct batch *b)
     if (rc != 0)
         return rc;
     bind_batch(q, b);
-    rc = done(s, q);
+    rc = finish(s, q);
     return rc == 0 && sqlite3_changes(s->db) == 0 ? E_NOTFOUND : rc;
 }
 
@@ -617,15 +617,15 @@ static int remove_rows(struct store *s, enum statement i, int64_t batch, uint32_
     sqlite3_bind_int64(q, 1, key_of(batch, 0));
     sqlite3_bind_int64(q, 2, key_of(batch + 1, 0));
     sqlite3_bind_int64(q, 3, max - 1);
-    rc = done(s, q);
+    rc = finish(s, q);
     *all = (uint32_t)sqlite3_changes(s->db) < max;
     return rc;
 }
 
-int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *over)
+int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *done)
 {
     static const enum statement tables[] = {S_REMOVE_BODIES, S_REMOVE_RESULTS, S_REMOVE_PAGES};
-    *over = false;
+    *done = false;
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         bool all;
         int rc = remove_rows(s, tables[i], batch, max_rows > 0 ? max_rows : 1, &all);
@@ -637,8 +637,8 @@ int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *o
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, batch);
-    rc = done(s, q);
-    *over = rc == 0;
+    rc = finish(s, q);
+    *done = rc == 0;
     return rc;
 }
 
@@ -660,7 +660,7 @@ int store_add_page(struct store *s, int64_t batch, const struct page *p)
     sqlite3_bind_int64(q, 2, lane_key(batch, p->lane));
     sqlite3_bind_int64(q, 3, p->count);
     bind_blob(q, 4, p->data, p->len);
-    return done(s, q);
+    return finish(s, q);
 }
 
 int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct page *v, size_t max,
@@ -743,7 +743,7 @@ static int add_spilled_body(struct store *s, int64_t id, const struct result *r)
         return rc;
     sqlite3_bind_int64(q, 1, id);
     sqlite3_bind_int64(q, 2, (int64_t)r->body_len);
-    rc = done(s, q);
+    rc = finish(s, q);
     if (rc != 0)
         return rc;
     piece = malloc(BLOB_PIECE);
@@ -781,7 +781,7 @@ static int add_body(struct store *s, int64_t id, const struct result *r)
         return rc;
     sqlite3_bind_int64(q, 1, id);
     bind_blob(q, 2, r->body.ptr, r->body.len);
-    return done(s, q);
+    return finish(s, q);
 }
 
 int store_add_result(struct store *s, int64_t batch, const struct result *r)
@@ -810,7 +810,7 @@ int store_add_result(struct store *s, int64_t batch, const struct result *r)
     sqlite3_bind_int64(q, 17, r->completed_ms);
     sqlite3_bind_int64(q, 18, (int64_t)r->body_len);
     sqlite3_bind_int(q, 19, r->body.ptr != NULL || r->body_fd >= 0);
-    rc = done(s, q);
+    rc = finish(s, q);
     return rc != 0 ? rc : add_body(s, id, r);
 }
 
@@ -906,36 +906,36 @@ static bool fits(const struct result_query *w, const struct result *r)
             memcmp(r->custom_id.ptr, w->custom_id.ptr, w->custom_id.len) == 0);
 }
 
-int store_results(struct store *s, int64_t batch, const struct result_query *w,
+int store_results(struct store *s, int64_t batch, const struct result_query *q,
                   store_result_fn *fn, void *arg, int64_t *next, bool *more)
 {
-    sqlite3_stmt *q;
-    *next = w->after;
+    sqlite3_stmt *st;
+    *next = q->after;
     *more = false;
-    enum statement i = query_of(w);
-    int rc = get(s, i, &q);
+    enum statement i = query_of(q);
+    int rc = get(s, i, &st);
     if (rc != 0)
         return rc;
-    int64_t first = w->order == ORDER_INDEX ? -1 : 0;
-    sqlite3_bind_int64(q, 1, key_of(batch, 0) + (w->after >= 0 ? w->after : first));
-    sqlite3_bind_int64(q, 2, key_of(batch + 1, 0));
-    sqlite3_bind_int64(q, 3, (int64_t)w->scan_limit + 1); /* one more shows whether there is */
+    int64_t first = q->order == ORDER_INDEX ? -1 : 0;
+    sqlite3_bind_int64(st, 1, key_of(batch, 0) + (q->after >= 0 ? q->after : first));
+    sqlite3_bind_int64(st, 2, key_of(batch + 1, 0));
+    sqlite3_bind_int64(st, 3, (int64_t)q->scan_limit + 1); /* one more shows whether there is */
     if (i == S_RESULTS_BAD)
-        sqlite3_bind_int(q, 4, w->status);
+        sqlite3_bind_int(st, 4, q->status);
     else if (i == S_RESULTS_CUSTOM)
-        bind_text(q, 4, w->custom_id);
+        bind_text(st, 4, q->custom_id);
     uint32_t given = 0, seen = 0;
     int code;
-    while ((code = sqlite3_step(q)) == SQLITE_ROW) {
+    while ((code = sqlite3_step(st)) == SQLITE_ROW) {
         struct result r;
-        if (given == w->limit || seen == w->scan_limit || rc == 1) {
+        if (given == q->limit || seen == q->scan_limit || rc == 1) {
             *more = true;
             break;
         }
-        read_result(q, &r);
+        read_result(st, &r);
         seen++;
-        *next = w->order == ORDER_INDEX ? (int64_t)r.index : (int64_t)r.n;
-        if (!fits(w, &r))
+        *next = q->order == ORDER_INDEX ? (int64_t)r.index : (int64_t)r.n;
+        if (!fits(q, &r))
             continue;
         given++;
         rc = fn(arg, &r);
@@ -944,7 +944,7 @@ int store_results(struct store *s, int64_t batch, const struct result_query *w,
     }
     if (rc >= 0)
         rc = code == SQLITE_ROW || code == SQLITE_DONE ? 0 : fail(s, code);
-    put(q);
+    put(st);
     return rc;
 }
 
