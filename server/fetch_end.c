@@ -71,6 +71,10 @@ static bool own_verdict(struct transfer *t, CURLcode code, struct verdict *v)
         *v = fail(OUTCOME_TOO_LARGE, "the response header is larger than 64 KiB or 200 lines");
     else if (t->heads > INTERIM_MAX)
         *v = fail(OUTCOME_PROTOCOL, "more than 20 interim responses");
+    else if (t->bad_length)
+        *v = fail(OUTCOME_PROTOCOL, "Content-Length is given twice or is no number");
+    else if (code == CURLE_OUT_OF_MEMORY && t->remote_ip[0] != '\0' && !t->head_ended)
+        *v = fail(OUTCOME_TOO_LARGE, "a line of the response header is too long"); /* libcurl's */
     else if (t->no_space)
         *v = fail(OUTCOME_INTERNAL, "the body could not be written to the data directory");
     else

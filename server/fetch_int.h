@@ -158,6 +158,8 @@ struct transfer {
     bool head_ended;
     bool follow;                 /* a redirect that will be followed */
     bool too_many_hops, location_cut;
+    bool has_length, bad_length; /* Content-Length */
+    uint64_t length;
     bool hop_cut;                /* … whose body was too long to read */
     bool too_large, too_many_fields;
     bool truncated, no_space;

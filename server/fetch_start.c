@@ -30,6 +30,21 @@ static bool field_is(const char *line, size_t name_len, const char *name)
     return name_len == strlen(name) && strncasecmp(line, name, name_len) == 0;
 }
 
+/* One plain number, the same each time it comes (RFC 9112 6.3): libcurl takes the last one, and
+ * who sends two may mean another response to begin in between. */
+static void check_length(struct transfer *t, const char *v, size_t len)
+{
+    uint64_t n = 0;
+    bool bad = len == 0;
+    for (size_t i = 0; i < len; i++) {
+        bad = bad || v[i] < '0' || v[i] > '9' || n > INT64_MAX / 10 - 1;
+        n = n * 10 + (uint64_t)(v[i] - '0');
+    }
+    t->bad_length = t->bad_length || bad || (t->has_length && n != t->length);
+    t->has_length = true;
+    t->length = n;
+}
+
 static void keep_field(struct transfer *t, const char *p, size_t n)
 {
     const char *colon = memchr(p, ':', n);
@@ -45,6 +60,8 @@ static void keep_field(struct transfer *t, const char *p, size_t n)
     if (field_is(p, name, "location") && t->location.len == 0) {
         if (buf_add(&t->location, v, len) != 0) /* url_parse refuses what is cut to its bound */
             t->location_cut = buf_add(&t->location, v, t->location.max) == 0;
+    } else if (field_is(p, name, "content-length")) {
+        check_length(t, v, len);
     } else if (field_is(p, name, "retry-after")) {
         t->retry_after_ms = retry_parse_after(v, len, wall_ms() / 1000);
     }
@@ -79,13 +96,13 @@ static size_t on_field(char *p, size_t size, size_t n, void *arg)
         t->head_ended = false;
         buf_reset(&t->fields_in);
         buf_reset(&t->location);
-        t->location_cut = false;
+        t->location_cut = t->has_length = false;
         t->retry_after_ms = -1;
         return ++t->heads > INTERIM_MAX ? 0 : n;
     }
     if (len > 0) {
         keep_field(t, p, len);
-        return t->too_many_fields ? 0 : n;
+        return t->too_many_fields || t->bad_length ? 0 : n;
     }
     long status = 0;
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
@@ -319,7 +336,7 @@ static void reset_response(struct transfer *t)
     buf_reset(&t->location);
     body_drop(t);
     t->retry_after_ms = -1;
-    t->location_cut = t->too_many_hops = false;
+    t->location_cut = t->too_many_hops = t->has_length = t->bad_length = false;
     t->head_ended = t->follow = t->hop_cut = t->too_large = t->too_many_fields = false;
     t->no_descriptor = t->no_space = t->truncated = false;
     t->blocked_by = NULL;
