@@ -143,6 +143,7 @@ struct msg_page {
     uint64_t lane;
     uint32_t count;        /* may be 0 with last */
     bool last;             /* there are no further pages of this lane */
+    bool ask;              /* no further ones of it are on their way */
     size_t len;
     char data[];
 };

@@ -131,13 +131,14 @@ static int copy_pending(struct live *l, const struct page *p, struct msg_page *m
 }
 
 /* Sends one page, with the word whether it is its lane's last. *n: requests sent. */
-static int send_page(struct engine *e, struct live *l, const struct page *p, bool *last,
+static int send_page(struct engine *e, struct live *l, const struct page *p, bool ask, bool *last,
                      uint32_t *n)
 {
     uint32_t no = p->no;
     struct msg_page *m = xcalloc(1, sizeof(*m) + p->len);
     m->m.type = FETCH_PAGE;
     m->lane = p->lane;
+    m->ask = ask;
     int rc = copy_pending(l, p, m);
     if (rc != 0) {
         log_line(LOG_ERROR, "keeper", "batch %s: page %u is damaged", l->b.id, no);
@@ -174,7 +175,7 @@ static int open_lane(struct engine *e, struct live *l, const struct page *head)
     struct page p;
     int rc = store_lane_page(e->store, l->b.no, lane, (int64_t)no - 1, &p);
     if (rc == 0)
-        rc = send_page(e, l, &p, &last, &n);
+        rc = send_page(e, l, &p, true, &last, &n);
     if (rc == 0 && n > 0 && !last)
         lane_add(l->feed, lane, no);
     return rc;
@@ -224,7 +225,7 @@ int feeder_want(struct engine *e, struct live *l, uint64_t lane, uint32_t want)
         int rc = store_lane_page(e->store, l->b.no, lane, s->last, &p);
         int64_t no = p.no;
         if (rc == 0)
-            rc = send_page(e, l, &p, &last, &n);
+            rc = send_page(e, l, &p, sent + p.count >= want, &last, &n);
         if (rc != 0)
             return rc;
         s->last = no;

@@ -12,6 +12,7 @@
 enum {
     LANE_LOW = 32,         /* ask for more when fewer requests wait than this … */
     LANE_LOW_MAX = 4096,   /* … or, for a host with much parallelism, up to this */
+    IN_PAGES_MAX = 65536,  /* requests waiting in memory, above which only the low mark counts */
     RECORD_MAX = 64 * 1024 * 1024,
     SPARES_MAX = 1024,
 };
@@ -203,6 +204,8 @@ void lane_settle_want(struct fetcher *f, struct lane *l)
     const struct batch *b = &l->batch->live->b;
     uint32_t low = min_given(min_given(l->host->s.limit, b->max_per_host), b->max_parallel);
     low = low < LANE_LOW ? LANE_LOW : low > LANE_LOW_MAX ? LANE_LOW_MAX : low;
+    if (f->in_pages > IN_PAGES_MAX) /* very many lanes: none of them needs its whole limit */
+        low = LANE_LOW;
     if (l->in_pages >= low)
         return;
     struct msg_want *m = xcalloc(1, sizeof(*m));
@@ -404,8 +407,7 @@ static void take_page(struct fetcher *f, struct msg_page *m)
         goto out;
     if (m->count > 0 && m->lane == LANE_INVALID) {
         take_invalid(f, m);
-        /* its further pages have to be asked for as any lane's */
-        if (!m->last) {
+        if (m->ask && !m->last) { /* as for any lane */
             struct msg_want *w = xcalloc(1, sizeof(*w));
             w->m.type = KEEPER_WANT;
             w->live = live;
@@ -423,7 +425,7 @@ static void take_page(struct fetcher *f, struct msg_page *m)
     }
     l->fed = true;
     l->last = m->last;
-    l->asked = false;
+    l->asked = l->asked && m->count > 0 && !m->ask && !m->last; /* more of the answer follows */
     if (m->count > 0) {
         struct page_in *p = xcalloc(1, sizeof(*p));
         p->m = m;
@@ -431,6 +433,7 @@ static void take_page(struct fetcher *f, struct msg_page *m)
         *l->pages_tail = p;
         l->pages_tail = &p->next;
         l->in_pages += m->count;
+        f->in_pages += m->count;
         sched_queue(&f->sched, &l->s, m->count);
         m = NULL;
     }
@@ -441,8 +444,9 @@ out:
     free(m);
 }
 
-static void drop_pages(struct lane *l)
+static void drop_pages(struct fetcher *f, struct lane *l)
 {
+    f->in_pages -= l->in_pages;
     while (l->pages != NULL) {
         struct page_in *p = l->pages;
         l->pages = p->next;
@@ -463,7 +467,7 @@ static void drop(struct fetcher *f, const struct live *live)
         if (live != NULL && b->live != live)
             continue;
         for (struct lane *l = b->lanes; l != NULL; l = l->next) {
-            drop_pages(l);
+            drop_pages(f, l);
             sched_drop_queued(&f->sched, &l->s);
         }
     }

@@ -206,6 +206,7 @@ struct fetcher {
     uint32_t n_transfers;
     struct transfer *spare;      /* memory of former ones */
     uint32_t n_spares;
+    uint64_t in_pages;           /* of all lanes */
     CURL *easies[EASY_POOL];
     size_t n_easies;
     struct transfer **heap;      /* timers */

@@ -600,6 +600,7 @@ static struct transfer *take_record(struct fetcher *f, struct lane *l)
     int64_t queued = p->arrived_us - live->accept_us;
     t->timing[TIMING_QUEUED] = queued > 0 ? (uint64_t)queued : 0;
     l->in_pages--;
+    f->in_pages--;
     if (p->pos == p->m->len) {
         l->pages = p->next;
         if (l->pages == NULL)

@@ -123,6 +123,7 @@ static const char *const migrations[SCHEMA_VERSION] = {
 struct store {
     sqlite3 *db;
     bool writer, durable;
+    bool folds;      /* a writer whose database was found to be ours: close checkpoints */
     int lock_fd;
     int frames;      /* of the write-ahead log, after the last commit */
     void *page;      /* the last one read */
@@ -205,6 +206,13 @@ static int64_t key_of(int64_t batch, uint64_t n)
     return (int64_t)(((uint64_t)batch << 32) | (n & UINT32_MAX));
 }
 
+/* The key to read on from. A cursor may be any number: one past the batch's last key must not
+ * overflow into the rows of another. */
+static int64_t key_after(int64_t batch, int64_t after)
+{
+    return key_of(batch, 0) + (after < UINT32_MAX ? after : UINT32_MAX);
+}
+
 /* ---- open and close ---- */
 
 static int on_commit(void *arg, sqlite3 *db, const char *name, int frames)
@@ -221,7 +229,7 @@ static int make_dir(const char *dir)
     char path[PATH_MAX];
     if (snprintf(path, sizeof(path), "%s", dir) >= (int)sizeof(path))
         return E_INVAL;
-    for (char *p = path + 1;; p++) {
+    for (char *p = path + (path[0] == '/');; p++) {
         char c = *p;
         if (c != '/' && c != '\0')
             continue;
@@ -269,30 +277,36 @@ static int exec(struct store *s, const char *sql)
     return fail(s, sqlite3_exec(s->db, sql, NULL, NULL, NULL));
 }
 
-static int migrate(struct store *s)
+/* Whether the database is ours to use; changes nothing. */
+static int check_version(struct store *s, int *version)
 {
-    int version, application, tables, rc;
-    char sql[96];
-    rc = pragma_int(s, "PRAGMA user_version", &version);
+    int application, tables;
+    int rc = pragma_int(s, "PRAGMA user_version", version);
     if (rc == 0)
         rc = pragma_int(s, "PRAGMA application_id", &application);
     if (rc == 0)
         rc = pragma_int(s, "SELECT count(*) FROM sqlite_schema", &tables);
     if (rc != 0)
         return rc;
-    if (tables > 0 && application != APPLICATION_ID) {
+    if (*version < 0 || (tables > 0 && application != APPLICATION_ID)) {
         snprintf(s->error, sizeof(s->error), "the database is not one of batchfetch's");
         return E_CORRUPT;
     }
-    if (version > SCHEMA_VERSION) {
+    if (*version > SCHEMA_VERSION) {
         snprintf(s->error, sizeof(s->error),
                  "the database has version %d, this program knows up to %d: use a newer program",
-                 version, SCHEMA_VERSION);
+                 *version, SCHEMA_VERSION);
         return E_TOONEW;
     }
+    return 0;
+}
+
+static int migrate(struct store *s, int version)
+{
+    char sql[96];
     if (version == SCHEMA_VERSION)
         return 0;
-    rc = exec(s, "BEGIN IMMEDIATE");
+    int rc = exec(s, "BEGIN IMMEDIATE");
     for (int i = version; rc == 0 && i < SCHEMA_VERSION; i++)
         rc = exec(s, migrations[i]);
     snprintf(sql, sizeof(sql), "PRAGMA application_id=%d; PRAGMA user_version=%d", APPLICATION_ID,
@@ -310,22 +324,33 @@ static int set_up(struct store *s)
     sqlite3_busy_timeout(s->db, 5000);
     sqlite3_db_config(s->db, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_db_config(s->db, SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0, NULL);
-    if (!s->writer) {
-        sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    /* A reader never writes the log back, nor does a writer that finds another's database. */
+    sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    if (!s->writer)
         return exec(s, "PRAGMA cache_size=-8192; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
                        "PRAGMA wal_autocheckpoint=0; PRAGMA query_only=1");
-    }
+    /* First of all: auto_vacuum and journal_mode write to the file, whosever it is. */
+    int version;
+    int rc = check_version(s, &version);
+    if (rc != 0)
+        return rc;
     /* page_size and auto_vacuum count only before the first write. Debian's secure_delete would
      * overwrite every row that goes. */
-    int rc = exec(s, "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL;"
-                     "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=OFF;"
+    if (version == 0)
+        rc = exec(s, "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL");
+    if (rc == 0)
+        rc = exec(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=OFF;"
                      "PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
                      "PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit=67108864");
-    s->durable = true;
     if (rc == 0)
-        rc = migrate(s);
+        rc = migrate(s, version);
+    if (rc != 0)
+        return rc;
+    s->durable = true;
+    s->folds = true;
+    sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
     sqlite3_wal_hook(s->db, on_commit, s);
-    return rc;
+    return 0;
 }
 
 int store_open(struct store **out, const char *dir, enum store_mode mode, char *why,
@@ -374,7 +399,9 @@ void store_close(struct store *s)
         return;
     for (size_t i = 0; i < N_STATEMENTS; i++)
         sqlite3_finalize(s->stmt[i]);
-    sqlite3_close(s->db); /* the writer's last close folds the log back */
+    if (s->folds)
+        store_checkpoint(s, true); /* sqlite3_close would not while a reader is open */
+    sqlite3_close(s->db);
     if (s->lock_fd >= 0)
         close(s->lock_fd);
     free(s->page);
@@ -671,7 +698,7 @@ int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct pa
     int rc = get(s, S_PAGE_HEADS, &q);
     if (rc != 0)
         return rc;
-    sqlite3_bind_int64(q, 1, key_of(batch, 0) + after_no);
+    sqlite3_bind_int64(q, 1, key_after(batch, after_no));
     sqlite3_bind_int64(q, 2, key_of(batch + 1, 0));
     sqlite3_bind_int64(q, 3, (int64_t)max);
     int code = SQLITE_DONE;
@@ -715,7 +742,7 @@ int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, lane_key(batch, lane));
-    sqlite3_bind_int64(q, 2, key_of(batch, 0) + after_no);
+    sqlite3_bind_int64(q, 2, key_after(batch, after_no));
     sqlite3_bind_int64(q, 3, key_of(batch + 1, 0));
     int code = sqlite3_step(q);
     if (code == SQLITE_ROW) {
@@ -917,7 +944,7 @@ int store_results(struct store *s, int64_t batch, const struct result_query *q,
     if (rc != 0)
         return rc;
     int64_t first = q->order == ORDER_INDEX ? -1 : 0;
-    sqlite3_bind_int64(st, 1, key_of(batch, 0) + (q->after >= 0 ? q->after : first));
+    sqlite3_bind_int64(st, 1, key_after(batch, q->after >= 0 ? q->after : first));
     sqlite3_bind_int64(st, 2, key_of(batch + 1, 0));
     sqlite3_bind_int64(st, 3, (int64_t)q->scan_limit + 1); /* one more shows whether there is */
     if (i == S_RESULTS_BAD)

@@ -14,6 +14,8 @@ import threading
 import time
 import urllib.parse
 
+from toxic import Dns
+
 ROOT = pathlib.Path(__file__).parents[2]
 BINARY = pathlib.Path(os.environ.get("BATCHFETCH_BIN", ROOT / "build/release/batchfetch"))
 
@@ -26,10 +28,11 @@ NDJSON = "application/x-ndjson"
 TEXT = "text/plain"
 PROBLEM = "application/problem+json"
 
-REPORTS = re.compile(r"Sanitizer|runtime error:|assertion failed|^fatal:|stack smashing|"
+REPORTS = re.compile(r"Sanitizer|runtime error:|assertion failed|^fatal:|Fatal error|stack smashing|"
                      r"buffer overflow detected|double free|corrupted", re.M)
 
 EXCHANGES = []  # every request and answer of the session, in order
+DNS = Dns()     # the only name server that a service under test asks
 
 
 def size(n, least=1):
@@ -227,7 +230,8 @@ class Service:
     def __init__(self, directory, *args, allow_net="127.0.0.0/8", env=None):
         self.dir = pathlib.Path(directory)
         self.data = self.dir / "data"
-        self.args = [*(["--allow-net", allow_net] if allow_net else []), *map(str, args)]
+        self.args = ["--dns-servers", f"127.0.0.1:{DNS.port}",
+                     *(["--allow-net", allow_net] if allow_net else []), *map(str, args)]
         # Neither proxies nor options from outside.
         self.env = {k: v for k, v in os.environ.items()
                     if not k.lower().endswith("_proxy") and not k.startswith("BATCHFETCH_")}
@@ -342,9 +346,13 @@ class Service:
         sock = socket.create_connection(self.address, timeout=30 * SLOWER)
         return sock
 
-    def raw(self, data, methods=("GET",), shutdown=False):
-        """Sends bytes on a new connection and reads the answers until `methods` is used up or the
-        service closes. -> (answers, whether the service closed the connection)"""
+    def raw(self, data, asked=None, shutdown=False):
+        """Sends bytes on a new connection and reads an answer for each (method, target) of `asked`
+        (None: the one of the first line), or until the service closes.
+        -> (answers, whether the service closed the connection)"""
+        if asked is None:
+            first = data.split(b"\r\n", 1)[0].decode("latin-1").split(" ")
+            asked = [(first[0], first[1] if len(first) > 1 else "")]
         with self.connect() as sock:
             try:
                 sock.sendall(data)
@@ -352,15 +360,13 @@ class Service:
                     sock.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # refused before all of it was sent: the answer is there all the same
-            first = data.split(b"\r\n", 1)[0].split(b" ")
             answers = []
-            for status, headers, body in read_answers(sock, methods):
-                exchange = Exchange(first[0].decode("latin-1"), first[1].decode("latin-1")
-                                    if len(first) > 1 else "", [], None, status, headers, body,
-                                    raw=True)
+            for (method, path), (status, headers, body) in zip(
+                    asked, read_answers(sock, [method for method, _ in asked])):
+                exchange = Exchange(method, path, [], None, status, headers, body, raw=True)
                 EXCHANGES.append(exchange)
                 answers.append(Answer(exchange))
-            sock.settimeout(0.5 if len(answers) == len(methods) else 10)
+            sock.settimeout(0.5 if len(answers) == len(asked) else 10)
             try:
                 closed = sock.recv(1) == b""
             except (TimeoutError, socket.timeout):
@@ -493,6 +499,31 @@ def eventually(condition, seconds=10, what="the condition"):
             return value
         assert time.monotonic() < end, f"{what}: not within {seconds * SLOWER} s"
         time.sleep(0.01)
+
+
+class Foreign:
+    """Within `with`: which share of the machine's processors others than us took. A duration that
+    was measured meanwhile is not ours alone."""
+
+    def __init__(self, *pids):
+        self.pids = [os.getpid(), *pids]
+
+    def _times(self):
+        ours = 0
+        for pid in self.pids:
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            ours += int(fields[11]) + int(fields[12])
+        cpu = [int(n) for n in pathlib.Path("/proc/stat").read_text().split("\n")[0].split()[1:9]]
+        idle = cpu[3] + cpu[4]
+        return sum(cpu), sum(cpu) - idle - ours
+
+    def __enter__(self):
+        self.before = self._times()
+        return self
+
+    def __exit__(self, *_):
+        total, foreign = (b - a for a, b in zip(self.before, self._times()))
+        self.share = min(0.9, max(0.0, foreign / total)) if total else 0.0
 
 
 def temp_dir(prefix):

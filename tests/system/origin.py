@@ -183,6 +183,11 @@ class Origin:
             self.process.wait(10)
         self._errors.close()
 
+    def pids(self):
+        """nginx and its workers."""
+        children = pathlib.Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [self.process.pid, *map(int, children.read_text().split())]
+
     # ---- URLs ----
 
     def url(self, path, host=HOSTS[0]):

@@ -16,8 +16,14 @@ def test_a_good_chain_succeeds(trusting, origin):
 
 
 def test_a_name_of_the_certificate_succeeds(trusting, origin):
-    result = trusting.one(origin.https("/bytes/10", "localhost"))
-    assert result["status"] == "succeeded", result
+    for name in ("localhost", "good.test"):
+        result = trusting.one(origin.https("/bytes/10", name))
+        assert result["status"] == "succeeded", result
+
+
+def test_another_name_of_a_right_address_fails(trusting, origin):
+    result = trusting.one(origin.https("/bytes/10", "dead-first.test"))  # ends at 127.0.0.1
+    assert result["error"]["code"] == "tls", result
 
 
 @pytest.mark.parametrize("address", [a for a, kind in TLS.items() if kind != "good"],

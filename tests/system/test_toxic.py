@@ -3,6 +3,7 @@ import time
 
 import pytest
 
+import harness
 from harness import SLOWER, TEXT, size
 from origin import DEAD_HOST, HOSTS, content
 from toxic import Backlogged
@@ -34,6 +35,7 @@ def code(result):
     ("/1xx-flood", {"protocol", "too_large", "timeout"}, None),
     ("/encoded/none-such", {"decode"}, None),
     ("/encoded/broken-gzip", {"decode"}, None),
+    ("/encoded/bad-crc", {"decode"}, None),
     ("/encoded/cut-gzip", {"decode", "protocol"}, None),
     ("/encoded/wrong-label", {"decode"}, None),
 ])
@@ -132,10 +134,10 @@ def test_the_timeout_covers_all_hops_together(service, origin):
 @pytest.mark.parametrize("limit", [0, 1, 999, 5000])
 def test_a_body_is_cut_at_max_body_bytes_and_kept(service, origin, limit):
     result = service.one(origin.url("/bytes/10000?t=cut"), max_body_bytes=limit)
-    assert code(result) == "too_large" and result["truncated"]
-    # A known length is refused before the body; what is kept is its beginning.
-    assert result["body_bytes"] <= limit
+    assert code(result) == "too_large" and result["body_bytes"] <= limit
+    # A length that is known beforehand may end it before the body; else its beginning is kept.
     if result["body_bytes"]:
+        assert result["truncated"]
         assert service.body(result) == content(result["body_bytes"], "cut")
 
 
@@ -209,9 +211,31 @@ def test_a_dead_port_is_a_connect_error_at_once(service):
     service.get(f"/v1/batches/x/results/{result['index']}/body").problem(404, "not-found")
 
 
-def test_an_unknown_name_is_a_dns_error(service):
-    result = service.one("http://no-such-name.invalid/")
+@pytest.mark.parametrize("name", ["no-such-name.test", "empty.test", "broken.test"])
+def test_a_name_without_addresses_is_a_dns_error(service, name):
+    result = service.one(f"http://{name}/")
     assert code(result) == "dns" and result["http_status"] is None
+    assert result["body_url"] is None and result["timing"]["connect_ms"] == 0
+
+
+def test_a_name_server_that_is_silent_costs_the_time_for_connecting(service, origin):
+    results = service.run([f"http://silent.test:{origin.port}/", origin.url("/bytes/3")],
+                          defaults={"connect_timeout_ms": 700})
+    assert code(results[0]) in ("dns", "timeout") and results[1]["status"] == "succeeded"
+    assert results[0]["timing"]["total_ms"] < 3000 * SLOWER
+
+
+def test_a_name_is_asked_for_once_for_many_urls(start, origin):
+    service = start()
+    before = harness.DNS.asked.count("two.test")
+    urls = [f"http://two.test:{origin.port}/bytes/9?t={i}" for i in range(100)]
+    assert all(r["remote_ip"] == "127.0.0.2" for r in service.run(urls))
+    assert harness.DNS.asked.count("two.test") - before <= 4  # A and AAAA, twice at most
+
+
+def test_the_next_address_is_tried_when_the_first_is_dead(service, origin):
+    result = service.one(f"http://dead-first.test:{origin.port}/bytes/3")
+    assert result["status"] == "succeeded" and result["remote_ip"] == "127.0.0.1", result
 
 
 def test_the_result_of_nothing_has_no_body(service):

@@ -108,6 +108,10 @@ class Toxic:
         conn.sendall(whole(PLAIN, "Content-Type: text/plain"))
         return "keep"
 
+    def do_binary(self, conn, arg, query):
+        conn.sendall(whole(bytes(range(256)), "Content-Type: application/octet-stream"))
+        return "keep"
+
     def do_close(self, conn, arg, query):
         pass
 
@@ -218,7 +222,7 @@ class Toxic:
         return "keep"
 
     def do_encoded(self, conn, arg, query):
-        """/encoded/gzip, deflate, raw-deflate, none-such, broken-gzip, cut-gzip, wrong-label"""
+        """/encoded/KIND; broken-gzip has a block of a type that does not exist."""
         raw = zlib.compressobj(wbits=-15)
         packed = gzip.compress(PLAIN)
         label, data = {
@@ -227,7 +231,8 @@ class Toxic:
             "raw-deflate": ("deflate", raw.compress(PLAIN) + raw.flush()),
             "identity": ("identity", PLAIN),
             "none-such": ("none-such", PLAIN),
-            "broken-gzip": ("gzip", packed[:20] + b"\xff" * 40),
+            "broken-gzip": ("gzip", packed[:10] + b"\x07" * 40),
+            "bad-crc": ("gzip", packed[:-8] + b"\0\0\0\0" + packed[-4:]),
             "cut-gzip": ("gzip", packed[:len(packed) // 2]),
             "wrong-label": ("gzip", PLAIN),
         }[arg]
@@ -266,6 +271,65 @@ class Toxic:
     def do_drop_idle(self, conn, arg, query):
         """Announces keep-alive and closes all the same after the answer."""
         conn.sendall(whole(PLAIN))
+
+
+class Dns:
+    """A name server, so that no test asks one outside. Whoever is not in `names` does not exist;
+    an empty list is a name without addresses, "silent" never answers, "broken" fails (SERVFAIL).
+    """
+
+    names = {
+        "good.test": ["127.0.0.1"], "two.test": ["127.0.0.2"], "private.test": ["10.0.0.1"],
+        "metadata.test": ["169.254.169.254"], "loop6.test": ["::1"], "mapped.test":
+        ["::ffff:127.0.0.1"], "mixed.test": ["10.0.0.1", "127.0.0.2", "192.168.0.1"],
+        "dead-first.test": ["127.0.0.77", "127.0.0.1"], "empty.test": [], "silent.test": "silent",
+        "broken.test": "broken",
+    }
+
+    def __init__(self):
+        self.sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.sock.bind(("127.0.0.1", 0))
+        self.port = self.sock.getsockname()[1]
+        self.asked = []
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        while True:
+            try:
+                data, peer = self.sock.recvfrom(4096)
+                answer = self._answer(data)
+                if answer:
+                    self.sock.sendto(answer, peer)
+            except (IndexError, struct.error):
+                continue
+            except OSError:
+                return
+
+    def _answer(self, data):
+        labels, at = [], 12
+        while data[at]:
+            labels.append(data[at + 1:at + 1 + data[at]].decode("latin-1"))
+            at += 1 + data[at]
+        question = data[12:at + 5]
+        kind = struct.unpack(">H", data[at + 1:at + 3])[0]
+        name = ".".join(labels).lower()
+        self.asked.append(name)
+        known = self.names.get(name)
+        if known == "silent":
+            return None
+        rcode = 3 if known is None else 2 if known == "broken" else 0
+        records = b""
+        count = 0
+        for text in known if rcode == 0 else ():
+            family = socket.AF_INET6 if ":" in text else socket.AF_INET
+            if kind == (28 if family == socket.AF_INET6 else 1):
+                address = socket.inet_pton(family, text)
+                records += b"\xc0\x0c" + struct.pack(">HHIH", kind, 1, 60, len(address)) + address
+                count += 1
+        return data[:2] + struct.pack(">HHHHH", 0x8180 | rcode, 1, count, 0, 0) + question + records
+
+    def stop(self):
+        self.sock.close()
 
 
 class Canary:

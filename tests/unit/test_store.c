@@ -1,0 +1,1366 @@
+/* The database through storage/store.h, in real files in a directory of each test's own. What
+ * store.h does not show (rows left over, query plans) is looked at with SQLite itself. */
+#define _GNU_SOURCE
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <fcntl.h>
+#include <ftw.h>
+#include <signal.h>
+#include <sqlite3.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "storage/store.h"
+
+#define OK(call) assert_int_equal(call, 0)
+
+static char base[64]; /* of the test that runs; removed after it */
+static char dir[96];
+
+/* SQLite's syncs come through here: counted, and done. */
+static unsigned syncs;
+
+int fdatasync(int fd)
+{
+    syncs++;
+    return (int)syscall(SYS_fdatasync, fd);
+}
+
+int fsync(int fd)
+{
+    syncs++;
+    return (int)syscall(SYS_fsync, fd);
+}
+
+/* ---- helpers ---- */
+
+static int set_up(void **state)
+{
+    (void)state;
+    snprintf(base, sizeof(base), "%s/test_store.XXXXXX", P_tmpdir);
+    if (mkdtemp(base) == NULL)
+        return -1;
+    snprintf(dir, sizeof(dir), "%s/a/data", base);
+    return 0;
+}
+
+static int remove_one(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    return nftw(base, remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+static const char *file(const char *name)
+{
+    static char path[128];
+    snprintf(path, sizeof(path), "%s/%s", dir, name);
+    return path;
+}
+
+static struct store *open_store(enum store_mode mode)
+{
+    struct store *s;
+    char why[256] = "";
+    int rc = store_open(&s, dir, mode, why, sizeof(why));
+    if (rc != 0)
+        fail_msg("store_open: %d: %s", rc, why);
+    return s;
+}
+
+/* A connection beside the store's; it changes nothing, not even by closing. */
+static sqlite3 *look(void)
+{
+    sqlite3 *db;
+    OK(sqlite3_open_v2(file("batchfetch.db"), &db, SQLITE_OPEN_READONLY, NULL));
+    sqlite3_db_config(db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    return db;
+}
+
+/* The first column of the first row. */
+static int64_t number(const char *sql)
+{
+    sqlite3 *db = look();
+    sqlite3_stmt *q;
+    OK(sqlite3_prepare_v2(db, sql, -1, &q, NULL));
+    assert_int_equal(sqlite3_step(q), SQLITE_ROW);
+    int64_t v = sqlite3_column_int64(q, 0);
+    sqlite3_finalize(q);
+    sqlite3_close(db);
+    return v;
+}
+
+/* Changes a database that no store has open. */
+static void change(const char *sql)
+{
+    sqlite3 *db;
+    OK(sqlite3_open(file("batchfetch.db"), &db));
+    OK(sqlite3_exec(db, sql, NULL, NULL, NULL));
+    OK(sqlite3_close(db));
+}
+
+static struct batch batch_of(int64_t no, enum batch_state state)
+{
+    struct batch b = {.no = no, .state = state, .created_ms = 1000 + no};
+    snprintf(b.id, sizeof(b.id), "b%lld", (long long)no);
+    return b;
+}
+
+static void add_batch(struct store *s, int64_t no, enum batch_state state, const char *key)
+{
+    struct batch b = batch_of(no, state);
+    b.idem_key = (char *)(uintptr_t)key;
+    OK(store_add_batch(s, &b));
+}
+
+static struct result result_of(uint64_t n, uint64_t index)
+{
+    return (struct result){
+        .n = n, .index = index, .url = {"http://a.example/", 17}, .attempts = 1, .body_fd = -1};
+}
+
+static int add_plain(struct store *s, int64_t batch, uint64_t n)
+{
+    struct result r = result_of(n, n - 1);
+    r.body = (struct span){"body", 4};
+    r.body_len = 4;
+    return store_add_result(s, batch, &r);
+}
+
+struct seen {
+    int64_t v[2000];
+    size_t n;
+    size_t stop_at; /* fn answers `answer` at this many; 0: never */
+    int answer;
+};
+
+static int see(struct seen *l, int64_t v)
+{
+    assert_true(l->n < sizeof(l->v) / sizeof(l->v[0]));
+    l->v[l->n++] = v;
+    return l->stop_at > 0 && l->n == l->stop_at ? l->answer : 0;
+}
+
+static int see_batch(void *arg, const struct batch *b)
+{
+    return see(arg, b->no);
+}
+
+static int see_n(void *arg, const struct result *r)
+{
+    return see(arg, (int64_t)r->n);
+}
+
+static int see_done(void *arg, uint64_t index, enum result_status status, uint64_t body_len)
+{
+    return see(arg, (int64_t)(index * 1000 + (uint64_t)status * 100 + body_len));
+}
+
+#define SEEN(l, ...)                                                   \
+    do {                                                               \
+        const int64_t want_[] = {-1, ##__VA_ARGS__};                   \
+        assert_int_equal((l).n, sizeof(want_) / sizeof(want_[0]) - 1); \
+        for (size_t i_ = 0; i_ < (l).n; i_++)                          \
+            assert_int_equal((l).v[i_], want_[i_ + 1]);                \
+        (l).n = 0;                                                     \
+    } while (0)
+
+/* Runs fn in a child, which answers 0 to 99; 1000 + signal if that ended it. The parent must have
+ * no database open that the child uses. */
+static int in_child(int (*fn)(void))
+{
+    int status;
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0)
+        _exit(fn());
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    return WIFSIGNALED(status) ? 1000 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+/* ---- open and close ---- */
+
+static mode_t mode_of(const char *path)
+{
+    struct stat st;
+    if (stat(path, &st) != 0)
+        fail_msg("%s is missing", path);
+    return st.st_mode & 0777;
+}
+
+static void test_modes(void **state)
+{
+    (void)state;
+    mode_t old = umask(0);
+    struct store *s = open_store(STORE_WRITE);
+    assert_int_equal(umask(old), 0);
+    OK(store_begin(s, true));
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    OK(store_commit(s));
+    char parent[80];
+    snprintf(parent, sizeof(parent), "%s/a", base);
+    assert_int_equal(mode_of(parent), 0700);
+    assert_int_equal(mode_of(dir), 0700);
+    static const char *const names[] = {"lock", "batchfetch.db", "batchfetch.db-wal",
+                                        "batchfetch.db-shm"};
+    for (size_t i = 0; i < 4; i++)
+        assert_int_equal(mode_of(file(names[i])), 0600);
+    assert_int_equal(number("PRAGMA page_size"), 8192); /* settable before the first write only */
+    assert_int_equal(number("PRAGMA auto_vacuum"), 2);
+    assert_non_null(store_error(s));
+    store_close(s);
+    store_close(NULL);
+}
+
+static int child_opens(void)
+{
+    struct store *s;
+    char why[256] = "";
+    int rc = store_open(&s, dir, STORE_WRITE, why, sizeof(why));
+    if (rc != 0 && (s != NULL || why[0] == '\0'))
+        return 99;
+    store_close(s);
+    return -rc;
+}
+
+static void test_second_writer(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE), *two = s;
+    char why[256] = "";
+    assert_int_equal(store_open(&two, dir, STORE_WRITE, why, sizeof(why)), E_BUSY);
+    assert_null(two);
+    assert_non_null(strstr(why, "in use"));
+    assert_int_equal(in_child(child_opens), -E_BUSY);
+    /* The refused ones took nothing from the first. */
+    OK(store_begin(s, true));
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    OK(store_commit(s));
+    assert_int_equal(in_child(child_opens), -E_BUSY);
+    store_close(s);
+    OK(in_child(child_opens));
+    store_close(open_store(STORE_WRITE));
+}
+
+static char *contents(const char *path, size_t *n)
+{
+    int fd = open(path, O_RDONLY);
+    struct stat st;
+    assert_true(fd >= 0);
+    OK(fstat(fd, &st));
+    char *p = malloc((size_t)st.st_size + 1);
+    assert_non_null(p);
+    assert_int_equal(read(fd, p, (size_t)st.st_size), st.st_size);
+    close(fd);
+    *n = (size_t)st.st_size;
+    return p;
+}
+
+/* The database, as it stands in `dir`, is refused with `expected` and not changed by a byte. */
+static void refused(int expected)
+{
+    size_t n, n2;
+    char why[256] = "", *before = contents(file("batchfetch.db"), &n);
+    struct store *s;
+    assert_int_equal(store_open(&s, dir, STORE_WRITE, why, sizeof(why)), expected);
+    assert_null(s);
+    assert_true(why[0] != '\0');
+    assert_int_equal(store_open(&s, dir, STORE_WRITE, NULL, 0), expected);
+    char *after = contents(file("batchfetch.db"), &n2);
+    assert_int_equal(n, n2);
+    assert_memory_equal(before, after, n);
+    free(before);
+    free(after);
+}
+
+static void test_foreign(void **state)
+{
+    (void)state;
+    store_close(open_store(STORE_WRITE));
+    change("PRAGMA user_version=2");
+    refused(E_TOONEW);
+    change("PRAGMA user_version=-1");
+    refused(E_CORRUPT);
+    change("PRAGMA user_version=1; PRAGMA application_id=7");
+    refused(E_CORRUPT);
+    OK(unlink(file("batchfetch.db")));
+    change("CREATE TABLE theirs(x); INSERT INTO theirs VALUES(1)");
+    refused(E_CORRUPT);
+    FILE *f = fopen(file("batchfetch.db"), "w");
+    assert_non_null(f);
+    for (int i = 0; i < 1000; i++)
+        fputs("Not a database, but a text.\n", f);
+    OK(fclose(f));
+    refused(E_CORRUPT);
+    struct store *s;
+    assert_int_equal(store_open(&s, dir, STORE_READ, NULL, 0), E_CORRUPT);
+    OK(unlink(file("batchfetch.db")));
+    store_close(open_store(STORE_WRITE));
+}
+
+static void test_unusable_directory(void **state)
+{
+    (void)state;
+    struct store *s;
+    char why[256] = "", path[128];
+    assert_int_equal(store_open(&s, dir, STORE_READ, why, sizeof(why)), E_IO); /* nothing there */
+    assert_true(why[0] != '\0');
+    assert_int_equal(store_open(&s, "", STORE_WRITE, NULL, 0), E_IO);
+    snprintf(path, sizeof(path), "%s/plain", base);
+    int fd = open(path, O_CREAT | O_WRONLY, 0600);
+    assert_true(fd >= 0);
+    close(fd);
+    why[0] = '\0';
+    assert_int_equal(store_open(&s, path, STORE_WRITE, why, sizeof(why)), E_IO);
+    assert_true(why[0] != '\0');
+    snprintf(path, sizeof(path), "%s/plain/data", base);
+    assert_int_equal(store_open(&s, path, STORE_WRITE, NULL, 0), E_IO);
+    assert_null(s);
+    if (geteuid() != 0) { /* the modes of a directory do not bind root */
+        OK(chmod(base, 0500));
+        assert_int_equal(store_open(&s, dir, STORE_WRITE, NULL, 0), E_IO);
+        OK(chmod(base, 0700));
+    }
+}
+
+/* ---- transactions ---- */
+
+static void test_transactions(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE), *r = open_store(STORE_READ);
+    struct batch b;
+    int64_t no;
+    OK(store_last_batch_no(s, &no));
+    assert_int_equal(no, 0);
+    OK(store_begin(s, true));
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    OK(store_find(s, "b1", &b)); /* its own writes */
+    batch_fini(&b);
+    assert_int_equal(store_find(r, "b1", &b), E_NOTFOUND);
+    store_rollback(s);
+    store_rollback(s); /* none is open: fine */
+    assert_int_equal(store_find(s, "b1", &b), E_NOTFOUND);
+    for (int durable = 0; durable < 2; durable++) {
+        OK(store_begin(s, durable));
+        add_batch(s, 2 + durable, BATCH_OPEN, NULL);
+        OK(store_commit(s));
+        OK(store_last_batch_no(r, &no));
+        assert_int_equal(no, 2 + durable);
+    }
+    /* A reader can't write, and harms nobody by trying. */
+    b = batch_of(9, BATCH_OPEN);
+    assert_true(store_add_batch(r, &b) < 0);
+    assert_true(store_begin(r, true) < 0 || store_add_batch(r, &b) < 0);
+    store_rollback(r);
+    bool over;
+    assert_true(store_remove_step(r, 2, 10, &over) < 0);
+    assert_true(store_error(r)[0] != '\0');
+    assert_true(store_commit(s) < 0); /* none is open */
+    store_close(r);
+    store_close(s);
+    s = open_store(STORE_WRITE);
+    OK(store_last_batch_no(s, &no));
+    assert_int_equal(no, 3);
+    assert_int_equal(number("SELECT count(*) FROM batch"), 2);
+    store_close(s);
+}
+
+/* Every durable commit is synced, and no other: whatever the order of them. */
+static void test_syncs(void **state)
+{
+    (void)state;
+    static const bool order[] = {true, false, false, true, false, true, true, false, false, true};
+    struct store *s = open_store(STORE_WRITE);
+    OK(store_begin(s, true)); /* the first write to a new log syncs its header */
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    OK(store_commit(s));
+    for (size_t i = 0; i < 10; i++) {
+        OK(store_begin(s, order[i]));
+        OK(add_plain(s, 1, i + 1));
+        syncs = 0;
+        OK(store_commit(s));
+        if ((syncs > 0) != order[i])
+            fail_msg("commit %zu: %u syncs, durable %d", i, syncs, order[i]);
+    }
+    store_close(s);
+}
+
+static int die_inside(bool killed)
+{
+    struct store *s;
+    static char body[512 * 1024];
+    if (store_open(&s, dir, STORE_WRITE, NULL, 0) != 0)
+        return 1;
+    struct batch b = batch_of(1, BATCH_OPEN);
+    struct page p = {.lane = 7, .count = 3, .data = "abc", .len = 3};
+    int rc = store_begin(s, true);
+    rc = rc != 0 ? rc : store_add_batch(s, &b);
+    rc = rc != 0 ? rc : store_add_page(s, 1, &p);
+    for (uint64_t n = 1; n <= 50; n++)
+        rc = rc != 0 ? rc : add_plain(s, 1, n);
+    rc = rc != 0 ? rc : store_commit(s);
+    rc = rc != 0 ? rc : store_begin(s, false);
+    for (uint64_t n = 51; n <= 100; n++)
+        rc = rc != 0 ? rc : add_plain(s, 1, n);
+    rc = rc != 0 ? rc : store_commit(s);
+    /* More than the page cache holds, so that some of it is in the log without its commit. */
+    rc = rc != 0 ? rc : store_begin(s, true);
+    b.state = BATCH_COMPLETED;
+    rc = rc != 0 ? rc : store_update_batch(s, &b);
+    for (uint64_t n = 101; n <= 150; n++) {
+        struct result r = result_of(n, n - 1);
+        memset(body, (int)n, sizeof(body));
+        r.body = (struct span){body, sizeof(body)};
+        r.body_len = sizeof(body);
+        rc = rc != 0 ? rc : store_add_result(s, 1, &r);
+    }
+    if (rc == 0 && killed)
+        raise(SIGKILL);
+    return rc == 0 ? 42 : 2;
+}
+
+static int die_by_exit(void)
+{
+    return die_inside(false);
+}
+
+static int die_by_signal(void)
+{
+    return die_inside(true);
+}
+
+static void test_died_inside(void **state)
+{
+    (void)state;
+    for (int killed = 0; killed < 2; killed++) {
+        assert_int_equal(in_child(killed ? die_by_signal : die_by_exit),
+                         killed ? 1000 + SIGKILL : 42);
+        struct stat st;
+        OK(stat(file("batchfetch.db-wal"), &st));
+        assert_true(st.st_size > 1024 * 1024); /* what was not committed had reached the log */
+        struct store *s = open_store(STORE_WRITE);
+        struct seen l = {0};
+        uint64_t last;
+        OK(store_done(s, 1, see_done, &l, &last));
+        assert_int_equal(last, 100);
+        assert_int_equal(l.n, 100);
+        struct batch b;
+        OK(store_find(s, "b1", &b));
+        assert_int_equal(b.state, BATCH_OPEN);
+        batch_fini(&b);
+        struct page p;
+        OK(store_lane_page(s, 1, 7, -1, &p));
+        assert_memory_equal(p.data, "abc", 3);
+        assert_int_equal(number("SELECT count(*) FROM body"), 100);
+        assert_int_equal(number("SELECT count(*)=1 AND max(integrity_check)='ok' "
+                                "FROM pragma_integrity_check"),
+                         1);
+        store_close(s);
+        OK(tear_down(NULL));
+        OK(set_up(NULL));
+    }
+}
+
+/* Commits groups of ten for ever, and tells the parent after each. */
+static void commit_for_ever(int out)
+{
+    struct store *s;
+    uint64_t last = 0, n;
+    struct seen l = {0};
+    int rc = store_open(&s, dir, STORE_WRITE, NULL, 0);
+    rc = rc != 0 ? rc : store_done(s, 1, see_done, &l, &last);
+    for (n = last; rc == 0;) {
+        rc = store_begin(s, n % 20 == 0);
+        for (int i = 0; rc == 0 && i < 10; i++)
+            rc = add_plain(s, 1, ++n);
+        rc = rc != 0 ? rc : store_commit(s);
+        if (rc == 0 && write(out, &n, sizeof(n)) != sizeof(n))
+            break;
+        if (n % 50 == 0)
+            store_checkpoint(s, true);
+    }
+    _exit(1);
+}
+
+static void test_killed_anywhere(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE);
+    OK(store_begin(s, true));
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    OK(store_commit(s));
+    store_close(s);
+    for (int round = 0; round < 6; round++) {
+        int to[2], status;
+        OK(pipe(to));
+        pid_t pid = fork();
+        assert_true(pid >= 0);
+        if (pid == 0) {
+            close(to[0]);
+            commit_for_ever(to[1]);
+        }
+        close(to[1]);
+        uint64_t told = 0, last;
+        for (int i = 0; i < 5 + round; i++)
+            assert_int_equal(read(to[0], &told, sizeof(told)), sizeof(told));
+        OK(kill(pid, SIGKILL));
+        assert_int_equal(waitpid(pid, &status, 0), pid);
+        assert_true(WIFSIGNALED(status));
+        for (uint64_t v; read(to[0], &v, sizeof(v)) == sizeof(v);)
+            told = v;
+        close(to[0]);
+        s = open_store(STORE_WRITE);
+        struct seen l = {0};
+        OK(store_done(s, 1, see_done, &l, &last));
+        assert_true(last == told || last == told + 10); /* committed, but not yet told */
+        assert_int_equal(l.n, last);
+        assert_int_equal(number("SELECT count(*) FROM body"), (int64_t)last);
+        store_close(s);
+    }
+}
+
+/* Folded back when asked, and by the writer's close though a reader is still there. */
+static void test_checkpoint(void **state)
+{
+    (void)state;
+    struct stat st;
+    struct store *s = open_store(STORE_WRITE), *r = open_store(STORE_READ);
+    OK(store_begin(s, false));
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    for (uint64_t n = 1; n <= 500; n++)
+        OK(add_plain(s, 1, n));
+    OK(store_commit(s));
+    store_checkpoint(s, false); /* too small */
+    OK(stat(file("batchfetch.db-wal"), &st));
+    assert_true(st.st_size > 0);
+    store_checkpoint(s, true);
+    OK(stat(file("batchfetch.db-wal"), &st));
+    assert_int_equal(st.st_size, 0);
+    struct batch b;
+    OK(store_find(r, "b1", &b));
+    batch_fini(&b);
+    OK(store_begin(s, false));
+    add_batch(s, 2, BATCH_OPEN, NULL);
+    OK(store_commit(s));
+    store_close(s);
+    OK(stat(file("batchfetch.db-wal"), &st));
+    assert_int_equal(st.st_size, 0);
+    OK(store_find(r, "b2", &b));
+    batch_fini(&b);
+    store_close(r);
+}
+
+/* A log grown beyond the bounds is used again from its start, not longer for ever. */
+static void test_log_is_bounded(void **state)
+{
+    (void)state;
+    static char body[1 << 20];
+    struct store *s = open_store(STORE_WRITE);
+    OK(store_begin(s, false));
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    OK(store_commit(s));
+    for (uint64_t n = 1; n <= 120; n++) {
+        struct result r = result_of(n, n);
+        r.body = (struct span){body, sizeof(body)};
+        r.body_len = sizeof(body);
+        OK(store_begin(s, false));
+        OK(store_add_result(s, 1, &r));
+        OK(store_commit(s));
+        store_checkpoint(s, false);
+    }
+    struct stat st;
+    OK(stat(file("batchfetch.db-wal"), &st));
+    assert_in_range(st.st_size, 1, 48 << 20);
+    store_close(s);
+}
+
+/* ---- batches ---- */
+
+static void same_batch(const struct batch *a, const struct batch *b)
+{
+    assert_int_equal(a->no, b->no);
+    assert_string_equal(a->id, b->id);
+    assert_int_equal(a->state, b->state);
+    assert_int_equal(a->pages, b->pages);
+    assert_int_equal(a->total, b->total);
+    assert_int_equal(a->succeeded, b->succeeded);
+    assert_int_equal(a->failed, b->failed);
+    assert_int_equal(a->cancelled, b->cancelled);
+    assert_int_equal(a->bytes_received, b->bytes_received);
+    assert_int_equal(a->created_ms, b->created_ms);
+    assert_int_equal(a->started_ms, b->started_ms);
+    assert_int_equal(a->ended_ms, b->ended_ms);
+    assert_int_equal(a->max_parallel, b->max_parallel);
+    assert_int_equal(a->max_per_host, b->max_per_host);
+    assert_int_equal(a->max_redirects, b->max_redirects);
+    assert_int_equal(a->defaults_len, b->defaults_len);
+    assert_int_equal(a->defaults != NULL, b->defaults != NULL);
+    if (a->defaults != NULL)
+        assert_memory_equal(a->defaults, b->defaults, a->defaults_len);
+    char *const left[] = {a->name, a->metadata, a->idem_key};
+    char *const right[] = {b->name, b->metadata, b->idem_key};
+    for (size_t i = 0; i < 3; i++) {
+        assert_int_equal(left[i] != NULL, right[i] != NULL);
+        if (left[i] != NULL)
+            assert_string_equal(left[i], right[i]);
+    }
+    assert_memory_equal(a->idem_hash, b->idem_hash, sizeof(a->idem_hash));
+}
+
+static void test_batch_fields(void **state)
+{
+    (void)state;
+    struct batch b = {.no = INT32_MAX,
+                      .id = "019536a0-0000-7000-8000-0123456789ab",
+                      .state = BATCH_OPEN,
+                      .pages = UINT32_MAX,
+                      .total = 1,
+                      .succeeded = 2,
+                      .failed = 3,
+                      .cancelled = 4,
+                      .bytes_received = (uint64_t)1 << 50,
+                      .created_ms = 5,
+                      .started_ms = 6,
+                      .ended_ms = 7,
+                      .max_parallel = UINT32_MAX,
+                      .max_per_host = 9,
+                      .max_redirects = 10,
+                      .defaults = "\0\xff"
+                                  "d",
+                      .defaults_len = 3,
+                      .name = "n\xc3\xa4me",
+                      .metadata = "{\"a\":1}",
+                      .idem_key = "key",
+                      .idem_hash = {1, 0, 255}},
+                 got;
+    struct batch bare = batch_of(2, BATCH_COMPLETED);
+    struct store *s = open_store(STORE_WRITE);
+    OK(store_begin(s, true));
+    OK(store_add_batch(s, &b));
+    OK(store_add_batch(s, &bare));
+    OK(store_commit(s));
+    store_close(s);
+    s = open_store(STORE_WRITE);
+    OK(store_find(s, b.id, &got));
+    same_batch(&b, &got);
+    batch_fini(&got);
+    OK(store_find_key(s, "key", &got));
+    same_batch(&b, &got);
+    batch_fini(&got);
+    OK(store_find(s, "b2", &got));
+    same_batch(&bare, &got);
+    batch_fini(&got);
+    b.name = NULL;
+    b.defaults = NULL;
+    b.defaults_len = 0;
+    b.state = BATCH_CANCELLED;
+    b.ended_ms = INT64_MAX;
+    b.idem_key = "other";
+    OK(store_update_batch(s, &b));
+    OK(store_find_key(s, "other", &got));
+    same_batch(&b, &got);
+    batch_fini(&got);
+    assert_int_equal(store_find_key(s, "key", &got), E_NOTFOUND);
+    bare.no = 3;
+    assert_int_equal(store_update_batch(s, &bare), E_NOTFOUND);
+    assert_int_equal(store_add_batch(s, &b), E_EXISTS);
+    assert_int_equal(store_find(s, "", &got), E_NOTFOUND);
+    assert_int_equal(store_find(s, "b2' OR 1 --", &got), E_NOTFOUND);
+    int64_t no;
+    OK(store_last_batch_no(s, &no));
+    assert_int_equal(no, INT32_MAX);
+    store_close(s);
+}
+
+static void test_visibility_and_list(void **state)
+{
+    (void)state;
+    static const char *const keys[] = {"k0", "k1", "k2", "k3", "k4", "k5"};
+    struct store *s = open_store(STORE_WRITE);
+    struct batch b;
+    struct seen l = {0};
+    OK(store_begin(s, true));
+    for (int i = 0; i < 6; i++) /* no 1 to 6: STAGING to DELETED, then once more from 7 */
+        add_batch(s, 1 + i, (enum batch_state)i, keys[i]);
+    for (int i = 0; i < 6; i++)
+        add_batch(s, 7 + i, (enum batch_state)i, NULL);
+    OK(store_commit(s));
+    for (int i = 0; i < 6; i++) {
+        struct batch one = batch_of(1 + i, BATCH_OPEN);
+        int expected = i == BATCH_STAGING || i == BATCH_DELETED ? E_NOTFOUND : 0;
+        assert_int_equal(store_find(s, one.id, &b), expected);
+        batch_fini(&b);
+        assert_int_equal(store_find_key(s, keys[i], &b), expected);
+        batch_fini(&b);
+    }
+    OK(store_open_batches(s, see_batch, &l));
+    SEEN(l, 1, 2, 3, 6, 7, 8, 9, 12);
+    OK(store_list(s, 0, 0, 100, see_batch, &l));
+    SEEN(l, 11, 10, 9, 8, 5, 4, 3, 2);
+    OK(store_list(s, 0, 0, 3, see_batch, &l));
+    SEEN(l, 11, 10, 9);
+    OK(store_list(s, 9, 0, 3, see_batch, &l));
+    SEEN(l, 8, 5, 4);
+    OK(store_list(s, 2, 0, 3, see_batch, &l));
+    SEEN(l);
+    OK(store_list(s, 0, 0, 0, see_batch, &l));
+    SEEN(l);
+    OK(store_list(s, 0, 1U << BATCH_OPEN | 1U << BATCH_CANCELLED, 3, see_batch, &l));
+    SEEN(l, 11, 8, 5);
+    OK(store_list(s, 5, 1U << BATCH_OPEN | 1U << BATCH_CANCELLED, 3, see_batch, &l));
+    SEEN(l, 2);
+    OK(store_list(s, 0, 1U << BATCH_STAGING | 1U << BATCH_DELETED, 9, see_batch, &l));
+    SEEN(l);
+    l = (struct seen){.stop_at = 2, .answer = E_LIMIT};
+    assert_int_equal(store_list(s, 0, 0, 9, see_batch, &l), E_LIMIT);
+    SEEN(l, 11, 10);
+    l.answer = 5;
+    assert_int_equal(store_open_batches(s, see_batch, &l), 5);
+    SEEN(l, 1, 2);
+    store_close(s);
+}
+
+static void test_idem_key(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE);
+    struct batch b = batch_of(2, BATCH_OPEN), got;
+    b.idem_key = "k";
+    OK(store_begin(s, true));
+    add_batch(s, 1, BATCH_COMPLETED, "k");
+    assert_int_equal(store_add_batch(s, &b), E_EXISTS);
+    b.idem_key = NULL;
+    OK(store_add_batch(s, &b)); /* the transaction goes on */
+    b.idem_key = "k";
+    assert_int_equal(store_update_batch(s, &b), E_EXISTS);
+    OK(store_commit(s));
+    struct batch one = batch_of(1, BATCH_DELETED);
+    one.idem_key = "k";
+    OK(store_update_batch(s, &one));
+    assert_int_equal(store_find_key(s, "k", &got), E_NOTFOUND);
+    OK(store_update_batch(s, &b)); /* free again */
+    OK(store_find_key(s, "k", &got));
+    assert_int_equal(got.no, 2);
+    batch_fini(&got);
+    assert_int_equal(store_find_key(s, "K", &got), E_NOTFOUND);
+    one.state = BATCH_COMPLETED;
+    assert_int_equal(store_update_batch(s, &one), E_EXISTS);
+    add_batch(s, 3, BATCH_DELETED, "k");
+    add_batch(s, 4, BATCH_OPEN, NULL); /* none is not a key */
+    store_close(s);
+}
+
+/* ---- pages ---- */
+
+static void test_pages(void **state)
+{
+    (void)state;
+    static const uint64_t lanes[] = {UINT64_MAX, 0, (uint64_t)1 << 63};
+    struct store *s = open_store(STORE_WRITE);
+    struct page heads[8], p;
+    char text[16];
+    size_t n;
+    OK(store_begin(s, false));
+    for (int64_t batch = 1; batch <= 3; batch++) {
+        for (uint32_t no = 0; no < 7; no++) {
+            int len = snprintf(text, sizeof(text), "%d/%u", (int)batch, no);
+            p = (struct page){
+                .no = no, .lane = lanes[no % 3], .count = no + 1, .data = text, .len = (size_t)len};
+            OK(store_add_page(s, batch, &p));
+        }
+    }
+    assert_int_equal(store_add_page(s, 1, &p), E_EXISTS);
+    OK(store_commit(s));
+    for (int64_t after = -1, at = 0; at < 7; at += (int64_t)n) {
+        OK(store_page_heads(s, 2, after, heads, 3, &n));
+        assert_int_equal(n, at < 6 ? 3 : 1);
+        for (size_t i = 0; i < n; i++) {
+            assert_int_equal(heads[i].no, at + (int64_t)i);
+            assert_true(heads[i].lane == lanes[heads[i].no % 3]);
+            assert_int_equal(heads[i].count, heads[i].no + 1);
+            assert_null(heads[i].data);
+        }
+        after = heads[n - 1].no;
+    }
+    OK(store_page_heads(s, 2, 6, heads, 8, &n));
+    assert_int_equal(n, 0);
+    OK(store_page_heads(s, 3, -1, heads, 8, &n));
+    assert_int_equal(n, 7);
+    OK(store_page_heads(s, 4, -1, heads, 8, &n));
+    assert_int_equal(n, 0);
+    for (size_t lane = 0; lane < 3; lane++) {
+        int64_t after = -1;
+        for (uint32_t no = (uint32_t)lane; no < 7; no += 3) {
+            OK(store_lane_page(s, 2, lanes[lane], after, &p));
+            int len = snprintf(text, sizeof(text), "2/%u", no);
+            assert_int_equal(p.no, no);
+            assert_true(p.lane == lanes[lane]);
+            assert_int_equal(p.count, no + 1);
+            assert_int_equal(p.len, len);
+            assert_memory_equal(p.data, text, p.len);
+            after = no;
+        }
+        assert_int_equal(store_lane_page(s, 2, lanes[lane], after, &p), E_NOTFOUND);
+    }
+    assert_int_equal(store_lane_page(s, 2, 5, -1, &p), E_NOTFOUND);
+    assert_int_equal(store_lane_page(s, 4, 0, -1, &p), E_NOTFOUND);
+    store_close(s);
+}
+
+/* ---- results ---- */
+
+static bool same(struct span a, struct span b)
+{
+    return (a.ptr != NULL) == (b.ptr != NULL) && a.len == b.len &&
+           (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
+}
+
+static int compare(void *arg, const struct result *r)
+{
+    const struct result *w = arg;
+    assert_true(r->n == w->n && r->index == w->index && r->status == w->status);
+    assert_true(r->http_status == w->http_status && r->http_version == w->http_version);
+    assert_true(r->error == w->error && r->attempts == w->attempts);
+    assert_true(r->truncated == w->truncated && r->completed_ms == w->completed_ms);
+    assert_true(same(r->error_message, w->error_message) && same(r->url, w->url));
+    assert_true(same(r->final_url, w->final_url) && same(r->custom_id, w->custom_id));
+    assert_true(same(r->headers, w->headers) && same(r->redirects, w->redirects));
+    assert_true(same(r->remote_ip, w->remote_ip));
+    assert_memory_equal(r->timing_us, w->timing_us, sizeof(r->timing_us));
+    assert_int_equal(r->body_len, w->body_len);
+    assert_int_equal(r->body.ptr != NULL, w->body.ptr != NULL); /* only that there is one */
+    assert_int_equal(r->body_fd, -1);
+    return 7;
+}
+
+static void test_result_fields(void **state)
+{
+    (void)state;
+    struct result full = {.n = UINT32_MAX,
+                          .index = UINT32_MAX,
+                          .status = RESULT_CANCELLED,
+                          .http_status = 599,
+                          .http_version = 20,
+                          .error = 12,
+                          .error_message = {"m\0x", 3},
+                          .attempts = UINT32_MAX,
+                          .truncated = true,
+                          .url = {"http://\xc3\xa4/", 10},
+                          .final_url = {"http://b/", 9},
+                          .custom_id = {"c\0d", 3},
+                          .headers = {"A: \xff\r\n", 6},
+                          .redirects = {"301 x\n", 6},
+                          .remote_ip = {"::1", 3},
+                          .timing_us = {1, 2, 3, 4, 5, 6, 7, UINT64_MAX},
+                          .completed_ms = INT64_MAX,
+                          .body_len = 3,
+                          .body = {"\0b\0", 3},
+                          .body_fd = -1};
+    struct result none = {.n = 1, .index = 0, .body_fd = -1}; /* no body, nothing */
+    struct result empty = {.n = 2,
+                           .index = 1,
+                           .url = {"", 0},
+                           .custom_id = {"", 0},
+                           .headers = {"", 0},
+                           .body = {"", 0},
+                           .body_fd = -1};
+    struct store *s = open_store(STORE_WRITE);
+    OK(store_begin(s, true));
+    OK(store_add_result(s, 1, &full));
+    OK(store_add_result(s, 1, &none));
+    OK(store_add_result(s, 1, &empty));
+    OK(store_commit(s));
+    store_close(s);
+    s = open_store(STORE_READ);
+    assert_int_equal(store_result(s, 1, UINT32_MAX, compare, &full), 7);
+    assert_int_equal(store_result(s, 1, 0, compare, &none), 7);
+    assert_int_equal(store_result(s, 1, 1, compare, &empty), 7);
+    assert_int_equal(store_result(s, 1, 2, compare, &none), E_NOTFOUND);
+    assert_int_equal(store_result(s, 2, 0, compare, &none), E_NOTFOUND);
+    assert_int_equal(store_result(s, 1, (uint64_t)1 << 32, compare, &none), E_NOTFOUND);
+    char buf[8];
+    size_t got;
+    OK(store_body_read(s, 1, UINT32_MAX, 0, buf, sizeof(buf), &got));
+    assert_int_equal(got, 3);
+    assert_memory_equal(buf, "\0b\0", 3);
+    store_close(s);
+}
+
+static void test_second_result(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE);
+    struct result r = result_of(1, 0), again = result_of(2, 0);
+    r.body = again.body = (struct span){"first", 5};
+    r.body_len = again.body_len = 5;
+    OK(store_begin(s, false));
+    OK(store_add_result(s, 1, &r));
+    again.status = RESULT_FAILED;
+    again.body.ptr = "other";
+    assert_int_equal(store_add_result(s, 1, &again), E_EXISTS);
+    OK(store_add_result(s, 2, &again)); /* of another batch: apart */
+    OK(add_plain(s, 1, 3));             /* the transaction goes on */
+    OK(store_commit(s));
+    OK(store_begin(s, false));
+    assert_int_equal(store_add_result(s, 1, &again), E_EXISTS); /* in a later one too */
+    OK(store_commit(s));
+    assert_int_equal(store_result(s, 1, 0, compare, &r), 7);
+    char buf[8];
+    size_t got;
+    OK(store_body_read(s, 1, 1, 0, buf, sizeof(buf), &got));
+    assert_memory_equal(buf, "first", 5);
+    assert_int_equal(number("SELECT count(*) FROM result"), 3);
+    assert_int_equal(number("SELECT count(*) FROM body"), 3);
+    store_close(s);
+}
+
+/* ---- reading results, against a model ---- */
+
+enum { ROWS = 120 };
+
+static const char *const customs[] = {NULL, "x", "y", ""};
+
+struct model {
+    int64_t n, index;
+    int status;
+    int custom; /* in customs */
+};
+
+/* Three batches with the same results but for the order, so that a query that leaves its batch
+ * is seen. */
+static void fill(struct store *s, struct model *m)
+{
+    OK(store_begin(s, false));
+    for (int64_t batch = 1; batch <= 3; batch++) {
+        for (int64_t i = 0; i < ROWS; i++) {
+            m[i] = (struct model){.n = i + 1, .index = i * 77 % ROWS, .custom = (int)(i * i % 4)};
+            m[i].index = i * 77 % ROWS;
+            m[i].status = i % 40 == 39 ? RESULT_CANCELLED : i % 7 == 0;
+            struct result r = result_of((uint64_t)m[i].n, (uint64_t)m[i].index);
+            r.status = (enum result_status)m[i].status;
+            const char *id = customs[m[i].custom];
+            r.custom_id = (struct span){id, id != NULL ? strlen(id) : 0};
+            OK(store_add_result(s, batch, &r));
+        }
+    }
+    OK(store_commit(s));
+}
+
+static bool model_fits(const struct model *m, const struct result_query *w)
+{
+    const char *id = customs[m->custom];
+    return (w->status < 0 || w->status == m->status) &&
+           (w->custom_id.ptr == NULL || (id != NULL && strlen(id) == w->custom_id.len &&
+                                         memcmp(id, w->custom_id.ptr, w->custom_id.len) == 0));
+}
+
+/* In the order asked for: the first row after `key`, of those that fit if `fitting`; or NULL. */
+static const struct model *model_next(const struct model *m, const struct result_query *w,
+                                      int64_t key, bool fitting)
+{
+    const struct model *best = NULL;
+    bool by_index = w->order == ORDER_INDEX;
+    for (int i = 0; i < ROWS; i++) {
+        int64_t k = by_index ? m[i].index : m[i].n;
+        if (k > key && (!fitting || model_fits(&m[i], w)) &&
+            (best == NULL || k < (by_index ? best->index : best->n)))
+            best = &m[i];
+    }
+    return best;
+}
+
+static void walk(struct store *s, const struct model *m, struct result_query w)
+{
+    int64_t at = -1; /* where the model is */
+    bool more = true;
+    for (int pages = 0; more; pages++) {
+        struct seen l = {0};
+        int64_t next;
+        assert_true(pages <= ROWS + 1);
+        OK(store_results(s, 2, &w, see_n, &l, &next, &more));
+        assert_true(l.n <= w.limit);
+        for (size_t i = 0; i < l.n; i++) {
+            const struct model *x = model_next(m, &w, at, true);
+            assert_non_null(x);
+            assert_int_equal(l.v[i], x->n);
+            at = w.order == ORDER_INDEX ? x->index : x->n;
+        }
+        assert_true(next >= at); /* skipped rows only, behind the last one given */
+        const struct model *skipped = model_next(m, &w, at, true);
+        assert_true(skipped == NULL ||
+                    (w.order == ORDER_INDEX ? skipped->index : skipped->n) > next);
+        assert_true(more || skipped == NULL);
+        assert_true(!more || model_next(m, &w, next, false) != NULL);
+        if (more && w.scan_limit >= ROWS)
+            assert_int_equal(l.n, w.limit);
+        w.after = next;
+    }
+    assert_null(model_next(m, &w, at, true));
+}
+
+static void test_results_by_model(void **state)
+{
+    (void)state;
+    static const uint32_t limits[] = {1, 2, 7, ROWS - 1, ROWS, ROWS + 1};
+    static const uint32_t scans[] = {0, 1, 5, ROWS}; /* more than the limit */
+    static struct model m[ROWS];
+    struct store *s = open_store(STORE_WRITE);
+    fill(s, m);
+    struct store *r = open_store(STORE_READ);
+    for (int order = 0; order < 2; order++) {
+        for (int status = -1; status <= 2; status++) {
+            for (size_t c = 0; c < 5; c++) {
+                const char *id = c < 4 ? customs[c] : "absent";
+                for (size_t i = 0; i < 24; i++)
+                    walk(r, m,
+                         (struct result_query){.order = (enum result_order)order,
+                                               .after = -1,
+                                               .status = status,
+                                               .custom_id = {id, id != NULL ? strlen(id) : 0},
+                                               .limit = limits[i / 4],
+                                               .scan_limit = limits[i / 4] + scans[i % 4]});
+            }
+        }
+    }
+    store_close(r);
+    store_close(s);
+}
+
+static void test_results_stops(void **state)
+{
+    (void)state;
+    static struct model m[ROWS];
+    struct store *s = open_store(STORE_WRITE);
+    fill(s, m);
+    int64_t next;
+    bool more;
+    struct result_query w = {.after = -1, .status = -1, .limit = 50, .scan_limit = 50};
+    struct seen l = {.stop_at = 3, .answer = 1};
+    OK(store_results(s, 2, &w, see_n, &l, &next, &more)); /* stopped by fn, with more behind */
+    SEEN(l, 1, 2, 3);
+    assert_true(more && next == 3);
+    w.after = ROWS - 3;
+    OK(store_results(s, 2, &w, see_n, &l, &next, &more)); /* at the very end: none behind */
+    SEEN(l, ROWS - 2, ROWS - 1, ROWS);
+    assert_true(!more && next == ROWS);
+    w.after = ROWS;
+    OK(store_results(s, 2, &w, see_n, &l, &next, &more));
+    SEEN(l);
+    assert_true(!more && next == ROWS);
+    w.after = 0; /* by completion the same as from the first */
+    l.answer = E_INVAL;
+    assert_int_equal(store_results(s, 2, &w, see_n, &l, &next, &more), E_INVAL);
+    SEEN(l, 1, 2, 3);
+    l.stop_at = 0;
+    static const int64_t beyond[] = {UINT32_MAX, (int64_t)UINT32_MAX + 1, INT64_MAX};
+    for (size_t i = 0; i < 6; i++) { /* no cursor leads into another batch */
+        w.order = (enum result_order)(i % 2);
+        w.after = beyond[i / 2];
+        OK(store_results(s, 2, &w, see_n, &l, &next, &more));
+        SEEN(l);
+        assert_false(more);
+    }
+    /* A rare status in order of index: fewer rows than the limit, and more behind. */
+    w = (struct result_query){.order = ORDER_INDEX,
+                              .after = -1,
+                              .status = RESULT_CANCELLED,
+                              .limit = 2,
+                              .scan_limit = 10};
+    OK(store_results(s, 2, &w, see_n, &l, &next, &more));
+    assert_true(l.n < 2 && more && next == 9);
+    store_close(s);
+}
+
+static void test_results_while_appended(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE), *r = open_store(STORE_READ);
+    struct seen all = {0};
+    struct result_query w = {.after = -1, .status = -1, .limit = 7, .scan_limit = 7};
+    uint64_t n = 0;
+    bool more;
+    do {
+        if (n < 1000) {
+            OK(store_begin(s, false));
+            for (int i = 0; i < 10; i++)
+                OK(add_plain(s, 1, ++n));
+            OK(store_commit(s));
+        }
+        OK(store_results(r, 1, &w, see_n, &all, &w.after, &more));
+        if (n % 50 == 0)
+            store_checkpoint(s, true); /* under a reader */
+    } while (more || n < 1000);
+    assert_int_equal(all.n, 1000);
+    for (size_t i = 0; i < all.n; i++)
+        assert_int_equal(all.v[i], i + 1);
+    store_close(r);
+    store_close(s);
+}
+
+/* ---- bodies ---- */
+
+static void test_bodies(void **state)
+{
+    (void)state;
+    enum { SIZE = 1 << 20 };
+    unsigned char *want = malloc(SIZE), *buf = malloc(SIZE + 100);
+    assert_non_null(want);
+    assert_non_null(buf);
+    for (size_t i = 0; i < SIZE; i++)
+        want[i] = (unsigned char)(i * 2654435761U >> 13);
+    struct store *s = open_store(STORE_WRITE);
+    int fd = memfd_create("body", MFD_CLOEXEC);
+    assert_int_equal(write(fd, want, SIZE),
+                     SIZE); /* its offset is at the end: that must not count */
+    struct result memory = result_of(1, 0), spilled = result_of(2, 1), cut = result_of(3, 2);
+    memory.body = (struct span){(const char *)want, SIZE};
+    spilled.body_fd = cut.body_fd = fd;
+    memory.body_len = spilled.body_len = SIZE;
+    cut.body_len = SIZE - 3;
+    OK(store_begin(s, false));
+    OK(store_add_result(s, 1, &memory));
+    OK(store_add_result(s, 1, &spilled));
+    OK(store_add_result(s, 1, &cut));
+    OK(store_commit(s));
+    cut.n = 4;
+    cut.index = 3;
+    cut.body_len = SIZE + 1; /* shorter than said */
+    OK(store_begin(s, false));
+    assert_int_equal(store_add_result(s, 1, &cut), E_IO);
+    assert_true(store_error(s)[0] != '\0');
+    store_rollback(s);
+    OK(add_plain(s, 1, 5));
+    struct store *r = open_store(STORE_READ);
+    for (uint64_t n = 1; n <= 3; n++) {
+        size_t size = n < 3 ? SIZE : SIZE - 3, got, at = 0;
+        for (int piece = 0; piece < 3; piece++, at += got)
+            OK(store_body_read(r, 1, n, at, buf + at, piece < 2 ? SIZE / 3 : SIZE, &got));
+        assert_int_equal(at, size);
+        assert_memory_equal(buf, want, size);
+        OK(store_body_read(r, 1, n, size - 1, buf, 10, &got));
+        assert_int_equal(got, 1);
+        static const uint64_t beyond[] = {0, 1, INT32_MAX, (uint64_t)UINT32_MAX + 1, INT64_MAX};
+        for (size_t i = 0; i < 5; i++) {
+            OK(store_body_read(r, 1, n, size + beyond[i], buf, 10, &got));
+            assert_int_equal(got, 0);
+        }
+        OK(store_body_read(r, 1, n, 0, buf, 0, &got));
+        assert_int_equal(got, 0);
+    }
+    size_t got = 1;
+    assert_int_equal(store_body_read(r, 1, 4, 0, buf, 10, &got), E_NOTFOUND);
+    assert_int_equal(got, 0);
+    assert_int_equal(store_body_read(r, 2, 1, 0, buf, 10, &got), E_NOTFOUND);
+    store_close(r);
+    store_close(s);
+    close(fd);
+    free(want);
+    free(buf);
+}
+
+/* ---- recovery and removal ---- */
+
+static void test_done(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE);
+    struct seen l = {0};
+    uint64_t last = 9;
+    OK(store_done(s, 2, see_done, &l, &last));
+    SEEN(l);
+    assert_int_equal(last, 0);
+    static const uint64_t order[] = {5, 0, 9, 2};
+    for (int64_t batch = 1; batch <= 3; batch++) {
+        for (uint64_t i = 0; i < (batch == 2 ? 4 : 2); i++) {
+            struct result r = result_of(i + (batch == 3 ? 91 : 1), order[i]);
+            r.status = (enum result_status)(i % 3);
+            r.body = (struct span){"abcdef", i};
+            r.body_len = i;
+            OK(store_add_result(s, batch, &r));
+        }
+    }
+    OK(store_done(s, 2, see_done, &l, &last));
+    SEEN(l, 101, 2003, 5000, 9202);
+    assert_int_equal(last, 4);
+    OK(store_done(s, 3, see_done, &l, &last));
+    SEEN(l, 101, 5000);
+    assert_int_equal(last, 92);
+    l.stop_at = 2;
+    l.answer = E_NOMEM;
+    assert_int_equal(store_done(s, 2, see_done, &l, &last), E_NOMEM);
+    SEEN(l, 101, 2003);
+    store_close(s);
+}
+
+static int64_t rows_of(int64_t batch)
+{
+    char sql[512];
+    snprintf(sql, sizeof(sql),
+             "SELECT (SELECT count(*) FROM page WHERE id>>32=%d)+(SELECT count(*) FROM result "
+             "WHERE id>>32=%d OR key>>32=%d)+(SELECT count(*) FROM body WHERE id>>32=%d)+"
+             "(SELECT count(*) FROM batch WHERE no=%d)",
+             (int)batch, (int)batch, (int)batch, (int)batch, (int)batch);
+    return number(sql);
+}
+
+static void test_remove(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE);
+    struct page p = {.lane = 1, .count = 1, .data = "p", .len = 1};
+    for (int64_t batch = 1; batch <= 3; batch++) {
+        OK(store_begin(s, false));
+        add_batch(s, batch, batch == 2 ? BATCH_DELETED : BATCH_OPEN, NULL);
+        for (uint32_t no = 0; no < 20; no++) {
+            p.no = no;
+            OK(store_add_page(s, batch, &p));
+        }
+        for (uint64_t n = 1; n <= 53; n++)
+            OK(add_plain(s, batch, n));
+        p.no = UINT32_MAX; /* the ends of the range of keys */
+        OK(store_add_page(s, batch, &p));
+        OK(add_plain(s, batch, UINT32_MAX));
+        OK(store_commit(s));
+    }
+    int64_t before = rows_of(2), one = rows_of(1), three = rows_of(3);
+    assert_int_equal(before, 21 + 54 + 54 + 1);
+    bool over = false;
+    for (int steps = 0; !over; steps++) {
+        assert_int_equal(number("SELECT count(*) FROM batch WHERE no=2"), 1); /* it goes last */
+        OK(store_begin(s, false));
+        OK(store_remove_step(s, 2, 5, &over));
+        OK(store_commit(s));
+        int64_t left = rows_of(2);
+        assert_in_range(before - left, 1, 16); /* "about" max_rows: at most that of each table */
+        before = left;
+        assert_true(steps < 100);
+    }
+    assert_int_equal(before, 0);
+    assert_int_equal(rows_of(1), one);
+    assert_int_equal(rows_of(3), three);
+    OK(store_remove_step(s, 2, 5, &over)); /* nothing there: done at once */
+    assert_true(over);
+    for (over = false; !over;)
+        OK(store_remove_step(s, 1, 0, &over)); /* 0 is taken for 1: it ends */
+    OK(store_remove_step(s, 3, UINT32_MAX, &over));
+    assert_true(over);
+    assert_int_equal(number("SELECT count(*) FROM page"), 0);
+    assert_int_equal(number("SELECT count(*) FROM result"), 0);
+    assert_int_equal(number("SELECT count(*) FROM body"), 0);
+    store_close(s);
+}
+
+/* ---- query plans ---- */
+
+/* The statements of sqlite.c again, and what their plan must say. */
+static const struct {
+    const char *sql, *plan;
+} plans[] = {
+    {"SELECT * FROM result WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3",
+     "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"SELECT * FROM result INDEXED BY result_status WHERE status=?4 AND status<>0 AND id>?1 "
+     "AND id<?2 ORDER BY id LIMIT ?3",
+     "SEARCH result USING INDEX result_status (status=? AND rowid>? AND rowid<?)"},
+    {"SELECT * FROM result INDEXED BY result_key WHERE key>?1 AND key<?2 ORDER BY key LIMIT ?3",
+     "SEARCH result USING INDEX result_key (key>? AND key<?)"},
+    {"SELECT * FROM result INDEXED BY result_custom WHERE custom_id=?4 AND id>?1 AND id<?2 "
+     "ORDER BY id LIMIT ?3",
+     "SEARCH result USING INDEX result_custom (custom_id=? AND rowid>? AND rowid<?)"},
+    {"SELECT * FROM result WHERE key=?1", "SEARCH result USING INDEX result_key (key=?)"},
+    {"SELECT key,status,body_len FROM result INDEXED BY result_key WHERE key>=?1 AND key<?2 "
+     "ORDER BY key",
+     "SEARCH result USING INDEX result_key (key>? AND key<?)"},
+    {"SELECT max(id) FROM result WHERE id>?1 AND id<?2",
+     "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"SELECT id,count,data FROM page WHERE lane=?1 AND id>?2 AND id<?3 ORDER BY id LIMIT 1",
+     "SEARCH page USING INDEX page_lane (lane=? AND rowid>? AND rowid<?)"},
+    {"SELECT id,lane,count FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3",
+     "SEARCH page USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"SELECT * FROM batch WHERE no<?1 AND state NOT IN (0,5) AND (?2=0 OR (?2>>state)&1) "
+     "ORDER BY no DESC LIMIT ?3",
+     "SEARCH batch USING INTEGER PRIMARY KEY (rowid<?)"},
+    {"SELECT * FROM batch WHERE id=?1 AND state NOT IN (0,5)",
+     "SEARCH batch USING INDEX sqlite_autoindex_batch_1 (id=?)"},
+    {"SELECT * FROM batch WHERE idem_key=?1 AND idem_key IS NOT NULL AND state<>5 AND state<>0",
+     "SEARCH batch USING INDEX batch_key (idem_key=?)"},
+    {"SELECT * FROM batch WHERE state IN (0,1,2,5) ORDER BY no",
+     "SCAN batch USING INDEX batch_unfinished"}, /* a partial index: it holds no others */
+    {"DELETE FROM result WHERE id>=?1 AND id<?2 AND id<=ifnull((SELECT id FROM result WHERE "
+     "id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2)",
+     "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+};
+
+static void test_plans(void **state)
+{
+    (void)state;
+    static struct model m[ROWS];
+    struct store *s = open_store(STORE_WRITE);
+    fill(s, m);
+    sqlite3 *db = look();
+    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
+        char sql[512], plan[1024] = "";
+        size_t n = 0;
+        snprintf(sql, sizeof(sql), "EXPLAIN QUERY PLAN %s", plans[i].sql);
+        sqlite3_stmt *q;
+        OK(sqlite3_prepare_v2(db, sql, -1, &q, NULL));
+        while (sqlite3_step(q) == SQLITE_ROW && n < sizeof(plan))
+            n += (size_t)snprintf(plan + n, sizeof(plan) - n, "%s; ",
+                                  (const char *)sqlite3_column_text(q, 3));
+        sqlite3_finalize(q);
+        bool scan = strstr(plan, "SCAN") != NULL && strncmp(plans[i].plan, "SCAN", 4) != 0;
+        if (strstr(plan, plans[i].plan) == NULL || scan || strstr(plan, "TEMP B-TREE") != NULL)
+            fail_msg("%s\nplan: %s", plans[i].sql, plan);
+    }
+    sqlite3_close(db);
+    store_close(s);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(test_modes),
+        TEST(test_second_writer),
+        TEST(test_foreign),
+        TEST(test_unusable_directory),
+        TEST(test_transactions),
+        TEST(test_syncs),
+        TEST(test_died_inside),
+        TEST(test_killed_anywhere),
+        TEST(test_checkpoint),
+        TEST(test_log_is_bounded),
+        TEST(test_batch_fields),
+        TEST(test_visibility_and_list),
+        TEST(test_idem_key),
+        TEST(test_pages),
+        TEST(test_result_fields),
+        TEST(test_second_result),
+        TEST(test_results_by_model),
+        TEST(test_results_stops),
+        TEST(test_results_while_appended),
+        TEST(test_bodies),
+        TEST(test_done),
+        TEST(test_remove),
+        TEST(test_plans),
+    };
+    return cmocka_run_group_tests_name("store", tests, NULL, NULL);
+}
