@@ -17,8 +17,8 @@
     X(PROBLEM_NOT_ACCEPTABLE, "not-acceptable", 406, "Not acceptable")                         \
     X(PROBLEM_CONFLICT, "conflict", 409, "Conflict")                                           \
     X(PROBLEM_TOO_LARGE, "too-large", 413, "Too large")                                        \
-    X(PROBLEM_URI_TOO_LONG, "uri-too-long", 414, "URI too long")                               \
     X(PROBLEM_UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type", 415, "Unsupported media type") \
+    X(PROBLEM_RANGE, "range-not-satisfiable", 416, "Range not satisfiable")                    \
     X(PROBLEM_MISDIRECTED, "misdirected", 421, "Misdirected request")                          \
     X(PROBLEM_INVALID_FIELD, "invalid-field", 422, "Invalid field")                            \
     X(PROBLEM_INVALID_URL, "invalid-url", 422, "Invalid URL")                                  \

@@ -18,6 +18,7 @@ enum {
     LIMIT_DEFAULT = 100,
     LIMIT_MAX = 10000,
     CUSTOM_ID_MAX = 256,
+    RANGE_PROBLEM_MAX = 4096,
 };
 
 /* ---- streaming ---- */
@@ -331,6 +332,25 @@ static ssize_t body_read(void *arg, uint64_t pos, char *out, size_t max)
     return (ssize_t)got;
 }
 
+static enum MHD_Result answer_bad_range(struct request *r, uint64_t len)
+{
+    char text[48];
+    struct buf b;
+    struct MHD_Response *resp;
+
+    problem_set(&r->problem, PROBLEM_RANGE, "the body has %llu bytes", (unsigned long long)len);
+    problem_add_header(&r->problem, "Range", "no part of it lies within the body");
+    buf_init(&b, RANGE_PROBLEM_MAX);
+    if (problem_write(&r->problem, &b) != 0) {
+        buf_fini(&b);
+        return answer_problem(r);
+    }
+    resp = answer_take(&b, "application/problem+json");
+    (void)snprintf(text, sizeof(text), "bytes */%llu", (unsigned long long)len);
+    answer_header(resp, "Content-Range", text);
+    return answer_send(r, 416, resp, NULL);
+}
+
 static enum MHD_Result send_body(struct request *r, const struct batch *b,
                                  const struct body_info *info)
 {
@@ -348,12 +368,9 @@ static enum MHD_Result send_body(struct request *r, const struct batch *b,
         status = 304;
     else if (field && (!if_range || strcmp(if_range, etag) == 0))
         range = range_parse(field, info->len, &first, &last);
-    if (range == RANGE_BAD) {
-        resp = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
-        (void)snprintf(text, sizeof(text), "bytes */%llu", (unsigned long long)info->len);
-        answer_header(resp, "Content-Range", text);
-        status = 416;
-    } else if (info->len == 0) {
+    if (range == RANGE_BAD)
+        return answer_bad_range(r, info->len);
+    if (info->len == 0) {
         resp = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
     } else {
         bs = xcalloc(1, sizeof(*bs));

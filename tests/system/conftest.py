@@ -14,13 +14,8 @@ sys.path.insert(0, str(HERE))
 
 import harness  # noqa: E402
 from origin import Origin  # noqa: E402
+from spec import validate_exchange  # noqa: E402
 from toxic import Toxic  # noqa: E402
-
-# The specification's own checker, once it is there (tests/system/spec.py).
-if (HERE / "spec.py").exists():
-    from spec import validate_exchange
-else:
-    validate_exchange = None
 
 
 def pytest_configure(config):
@@ -40,11 +35,10 @@ def exchanges():
     yield harness.EXCHANGES
     failures = {}
     for exchange in harness.EXCHANGES[first:]:
-        if validate_exchange is not None:
-            try:
-                validate_exchange(exchange)
-            except AssertionError as e:
-                failures.setdefault(str(e), exchange)
+        try:
+            validate_exchange(exchange)
+        except AssertionError as e:
+            failures.setdefault(str(e), exchange)
         exchange.validated = True
         if len(exchange.body) > exchange.keep:
             exchange.body = exchange.body[:exchange.keep]

@@ -124,7 +124,7 @@ class Toxic:
 
     def do_rst_body(self, conn, arg, query):
         conn.sendall(head("200 OK", "Content-Length: 1000") + b"x" * 300)
-        # The reset would overtake the data: wait for its acknowledgement by a half-second of peace.
+        # A reset overtakes data that was not read yet, and nothing tells when it has been.
         self.stopping.wait(0.3)
         self._reset(conn)
 
