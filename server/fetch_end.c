@@ -65,7 +65,7 @@ static bool own_verdict(struct transfer *t, CURLcode code, struct verdict *v)
 {
     if (t->blocked_by != NULL)
         *v = (struct verdict){OUTCOME_BLOCKED_ADDRESS, NULL, false};
-    else if (t->too_large || code == CURLE_FILESIZE_EXCEEDED)
+    else if (t->too_large)
         *v = fail(OUTCOME_TOO_LARGE, "the body is larger than max_body_bytes");
     else if (t->too_many_fields)
         *v = fail(OUTCOME_TOO_LARGE, "the response header is larger than 64 KiB or 200 lines");

@@ -264,6 +264,7 @@ void end_timer(struct transfer *t);                   /* its timer is due */
 void out_result(struct transfer *t, const struct verdict *v); /* takes its live reference */
 void out_invalid(struct fetcher *f, struct live *l, const struct item *it); /* takes a reference */
 void out_flush(struct fetcher *f);
+uint64_t body_max(const struct transfer *t);
 size_t body_write(struct transfer *t, const char *p, size_t n);
 void body_drop(struct transfer *t);
 

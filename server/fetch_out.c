@@ -59,10 +59,14 @@ static int keep(struct transfer *t, const char *p, size_t n)
     return 0;
 }
 
+uint64_t body_max(const struct transfer *t)
+{
+    return t->item.has_max_body_bytes ? t->item.max_body_bytes : t->f->e->cfg->max_body_bytes;
+}
+
 size_t body_write(struct transfer *t, const char *p, size_t n)
 {
-    uint64_t max = t->item.has_max_body_bytes ? t->item.max_body_bytes
-                                              : t->f->e->cfg->max_body_bytes;
+    uint64_t max = body_max(t);
     size_t take = n;
     if (take > max - t->body_len) {
         take = (size_t)(max - t->body_len);

@@ -69,6 +69,11 @@ static void keep_field(struct transfer *t, const char *p, size_t n)
         t->too_many_fields = true;
 }
 
+static bool span_is(struct span s, const char *text)
+{
+    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
+}
+
 static bool is_redirect(int status)
 {
     return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
@@ -111,7 +116,12 @@ static size_t on_field(char *p, size_t size, size_t n, void *arg)
     bool redirect = is_redirect(t->status) && t->location.len > 0 && t->live->b.max_redirects > 0;
     t->follow = redirect && t->hops < t->live->b.max_redirects;
     t->too_many_hops = redirect && !t->follow; /* its body is kept, as any last response's */
-    return n;
+    /* A length that is known beforehand need not be waited for. (CURLOPT_MAXFILESIZE would refuse
+     * the answer to HEAD too, and redirects.) What comes is counted, decoded, in body_write. */
+    bool body_comes = !span_is(t->method, "HEAD") && t->status >= 200 && t->status != 204 &&
+                      t->status != 304 && !t->follow;
+    t->too_large = body_comes && t->has_length && t->length > body_max(t);
+    return t->too_large ? 0 : n;
 }
 
 /* Connected, or a kept connection was chosen; nothing has been sent yet. */
@@ -197,11 +207,6 @@ void start_give_easy(struct fetcher *f, CURL *easy)
     curl_easy_setopt(easy, CURLOPT_HTTPGET, 1L);
     curl_easy_setopt(easy, CURLOPT_FRESH_CONNECT, 0L);
     f->easies[f->n_easies++] = easy;
-}
-
-static bool span_is(struct span s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
 }
 
 /* Fields that may go to another origin than the one they were meant for; whatever else the caller
@@ -293,8 +298,6 @@ static int set_up(struct transfer *t)
     int64_t connect = connect_timeout_us(t) - (f->now - t->resolve_us);
     left = left < 1000 ? 1000 : left;
     connect = connect < 1000 ? 1000 : connect;
-    uint64_t max_body = t->item.has_max_body_bytes ? t->item.max_body_bytes
-                                                   : f->e->cfg->max_body_bytes;
 
     buf_reset(&f->scratch);
     int rc = buf_add(&f->scratch, t->url.text.ptr, t->url.text.len);
@@ -311,9 +314,6 @@ static int set_up(struct transfer *t)
     curl_easy_setopt(h, CURLOPT_ERRORBUFFER, t->error);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)(left / 1000));
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(connect / 1000));
-    /* A length that is known beforehand; what comes is counted, decoded, in body_write. 0 would
-     * mean no bound here. */
-    curl_easy_setopt(h, CURLOPT_MAXFILESIZE_LARGE, (curl_off_t)(max_body > 0 ? max_body : 1));
     curl_easy_setopt(h, CURLOPT_CONNECT_TO, t->target != NULL ? &t->target->connect_to : NULL);
     bool crowded = f->sockets > f->e->max_parallel / f->e->n_fetchers / 2;
     curl_easy_setopt(h, CURLOPT_FORBID_REUSE,
