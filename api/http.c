@@ -332,7 +332,10 @@ static int start_daemon(struct api *api)
         (unsigned)CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)CONNECTION_MEMORY, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, api,
         MHD_OPTION_NOTIFY_COMPLETED, on_completed, api, MHD_OPTION_END);
-    return api->daemon ? 0 : E_NOMEM;
+    if (!api->daemon)
+        return E_NOMEM;
+    api->listen_fd = -1; /* the daemon's now: MHD_stop_daemon closes it */
+    return 0;
 }
 
 static void api_free(struct api *api)
@@ -438,7 +441,9 @@ void api_stop(struct api *api)
 {
     if (!api)
         return;
-    (void)MHD_quiesce_daemon(api->daemon);
+    /* No MHD_quiesce_daemon: in 0.9.75 it and the daemon's own thread may both take the listening
+     * socket out of epoll, and the one that comes second aborts the process. What still comes in
+     * is answered that the service stops. */
     pthread_mutex_lock(&api->lock);
     api->stopping = true; /* from here on nothing is parked; the ticker wakes all waiters */
     pthread_cond_signal(&api->tick);

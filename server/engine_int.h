@@ -19,7 +19,7 @@ enum {
     RATE_SLOTS = 8,                     /* seconds that rate_per_s looks back on, and one */
     UNWRITTEN_MAX = 64 * 1024 * 1024,   /* bytes of results on their way to the disk: above this
                                            nothing new is started */
-    UPLOADS_MAX = 64,                   /* uploads at once */
+    UPLOADS_MAX = 1024,                 /* uploads at once; little memory each until data comes */
 };
 
 /* Lane 0 holds the requests whose URL cannot be fetched. */

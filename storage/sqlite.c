@@ -59,12 +59,12 @@ enum {
     X(PAGE_HEADS, "SELECT id,lane,count FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3")    \
     X(LANE_PAGE, "SELECT id,count,data FROM page WHERE lane=?1 AND id>?2 AND id<?3 "              \
                  "ORDER BY id LIMIT 1")                                                           \
-    X(REMOVE_PAGES, "DELETE FROM page WHERE id>=?1 AND id<?2 AND id<=ifnull((SELECT id FROM "     \
-                    "page WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2)")             \
-    X(REMOVE_RESULTS, "DELETE FROM result WHERE id>=?1 AND id<?2 AND id<=ifnull((SELECT id "      \
-                      "FROM result WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2)")    \
-    X(REMOVE_BODIES, "DELETE FROM body WHERE id>=?1 AND id<?2 AND id<=ifnull((SELECT id FROM "    \
-                     "body WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2)")            \
+    X(REMOVE_PAGES, "DELETE FROM page WHERE id>=?1 AND id<=ifnull((SELECT id FROM page "          \
+                    "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")                \
+    X(REMOVE_RESULTS, "DELETE FROM result WHERE id>=?1 AND id<=ifnull((SELECT id FROM result "    \
+                      "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")              \
+    X(REMOVE_BODIES, "DELETE FROM body WHERE id>=?1 AND id<=ifnull((SELECT id FROM body "         \
+                     "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")               \
     X(ADD_RESULT, "INSERT INTO result(" RESULT_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,"     \
                   "?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)")                                     \
     X(ADD_BODY, "INSERT INTO body(id,data) VALUES(?1,?2)")                                        \
@@ -204,6 +204,12 @@ static int run(struct store *s, enum statement i)
 static int64_t key_of(int64_t batch, uint64_t n)
 {
     return (int64_t)(((uint64_t)batch << 32) | (n & UINT32_MAX));
+}
+
+/* Above every key of the batch; the last batch number's would not fit. */
+static int64_t end_of(int64_t batch)
+{
+    return batch < INT32_MAX ? key_of(batch + 1, 0) : INT64_MAX;
 }
 
 /* The key to read on from. A cursor may be any number: one past the batch's last key must not
@@ -634,7 +640,8 @@ int store_find_key(struct store *s, const char *idem_key, struct batch *out)
     return find(s, S_FIND_KEY, idem_key, out);
 }
 
-/* At most `max` rows of one table; *all: no more are left there. */
+/* At most `max` rows of one table; *all: no more are left there. The statements have one upper
+ * bound only: given two, SQLite takes the batch's end and walks all of its rows in every step. */
 static int remove_rows(struct store *s, enum statement i, int64_t batch, uint32_t max, bool *all)
 {
     sqlite3_stmt *q;
@@ -642,7 +649,7 @@ static int remove_rows(struct store *s, enum statement i, int64_t batch, uint32_
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, key_of(batch, 0));
-    sqlite3_bind_int64(q, 2, key_of(batch + 1, 0));
+    sqlite3_bind_int64(q, 2, end_of(batch));
     sqlite3_bind_int64(q, 3, max - 1);
     rc = finish(s, q);
     *all = (uint32_t)sqlite3_changes(s->db) < max;
@@ -699,7 +706,7 @@ int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct pa
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, key_after(batch, after_no));
-    sqlite3_bind_int64(q, 2, key_of(batch + 1, 0));
+    sqlite3_bind_int64(q, 2, end_of(batch));
     sqlite3_bind_int64(q, 3, (int64_t)max);
     int code = SQLITE_DONE;
     while (*n < max && (code = sqlite3_step(q)) == SQLITE_ROW) {
@@ -743,7 +750,7 @@ int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after
         return rc;
     sqlite3_bind_int64(q, 1, lane_key(batch, lane));
     sqlite3_bind_int64(q, 2, key_after(batch, after_no));
-    sqlite3_bind_int64(q, 3, key_of(batch + 1, 0));
+    sqlite3_bind_int64(q, 3, end_of(batch));
     int code = sqlite3_step(q);
     if (code == SQLITE_ROW) {
         out->no = (uint32_t)sqlite3_column_int64(q, 0);
@@ -849,7 +856,7 @@ int store_done(struct store *s, int64_t batch, store_done_fn *fn, void *arg, uin
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, key_of(batch, 0));
-    sqlite3_bind_int64(q, 2, key_of(batch + 1, 0));
+    sqlite3_bind_int64(q, 2, end_of(batch));
     int code;
     while ((code = sqlite3_step(q)) == SQLITE_ROW) {
         rc = fn(arg, (uint64_t)sqlite3_column_int64(q, 0) & UINT32_MAX,
@@ -866,7 +873,7 @@ int store_done(struct store *s, int64_t batch, store_done_fn *fn, void *arg, uin
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, key_of(batch, 0));
-    sqlite3_bind_int64(q, 2, key_of(batch + 1, 0));
+    sqlite3_bind_int64(q, 2, end_of(batch));
     code = sqlite3_step(q);
     if (code == SQLITE_ROW)
         *last_n = (uint64_t)sqlite3_column_int64(q, 0) & UINT32_MAX;
@@ -945,7 +952,7 @@ int store_results(struct store *s, int64_t batch, const struct result_query *q,
         return rc;
     int64_t first = q->order == ORDER_INDEX ? -1 : 0;
     sqlite3_bind_int64(st, 1, key_after(batch, q->after >= 0 ? q->after : first));
-    sqlite3_bind_int64(st, 2, key_of(batch + 1, 0));
+    sqlite3_bind_int64(st, 2, end_of(batch));
     sqlite3_bind_int64(st, 3, (int64_t)q->scan_limit + 1); /* one more shows whether there is */
     if (i == S_RESULTS_BAD)
         sqlite3_bind_int(st, 4, q->status);

@@ -28,8 +28,8 @@ NDJSON = "application/x-ndjson"
 TEXT = "text/plain"
 PROBLEM = "application/problem+json"
 
-REPORTS = re.compile(r"Sanitizer|runtime error:|assertion failed|^fatal:|Fatal error|stack smashing|"
-                     r"buffer overflow detected|double free|corrupted", re.M)
+REPORTS = re.compile(r"Sanitizer|runtime error:|assertion failed|^fatal:|Fatal error|"
+                     r"stack smashing|buffer overflow detected|double free|corrupted", re.M)
 
 EXCHANGES = []  # every request and answer of the session, in order
 DNS = Dns()     # the only name server that a service under test asks
@@ -403,7 +403,8 @@ class Service:
             check_counts(batch)
             if batch["status"] in ("completed", "cancelled"):
                 return batch
-        raise AssertionError(f"not ended after {seconds * SLOWER} s: {batch}; {self.stderr()[-2000:]}")
+        raise AssertionError(f"not ended after {seconds * SLOWER} s: {batch}; "
+                             f"{self.stderr()[-2000:]}")
 
     def pages(self, batch_id, **params):
         """All results, page by page."""

@@ -272,7 +272,8 @@ def test_delete_removes_every_trace(service, origin, running):
     service.get(base + "/results", {"Accept": "application/x-ndjson"}).problem(404, "not-found")
     service.post(base + "/cancel").problem(404, "not-found")
     service.delete(base).problem(404, "not-found")
-    assert batch["id"] not in [b["id"] for b in service.get("/v1/batches?limit=1000").json()["data"]]
+    listed = service.get("/v1/batches?limit=1000").json()["data"]
+    assert batch["id"] not in [b["id"] for b in listed]
     eventually(lambda: origin.active() == 0)
 
 

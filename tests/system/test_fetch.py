@@ -230,7 +230,8 @@ def test_loops_end(service, origin):
 
 
 @pytest.mark.parametrize("location, final", [
-    ("/echo?a=b#frag", "/echo?a=b"), ("echo", "/x/echo"), ("../echo", "/echo"), ("?q=1", "/x/y?q=1"),
+    ("/echo?a=b#frag", "/echo?a=b"), ("echo", "/x/echo"), ("../echo", "/echo"),
+    ("?q=1", "/x/y?q=1"),
     ("//127.0.0.1:PORT/echo", "/echo"), ("HTTP://127.0.0.1:PORT/echo", "/echo"),
     ("./a/../../echo", "/echo")])
 def test_locations_are_resolved_against_their_url(service, origin, toxic, location, final):
@@ -274,3 +275,12 @@ def test_all_is_the_same_over_text_with_defaults(service, origin):
                           {"Content-Type": TEXT}).expect(202)
     service.finish(json.loads(answer.body))
     assert origin.hits(1)[0].method == "HEAD"
+
+
+def test_head_of_something_large_is_no_failure(service, origin):
+    """Link checkers ask HEAD for files that they would not fetch."""
+    result = service.one(origin.url("/bytes/20000000"), method="HEAD")
+    assert result["status"] == "succeeded" and result["http_status"] == 200, result
+    assert result["headers"]["content-length"] == ["20000000"] and result["body_bytes"] == 0
+    too_large = service.one(origin.url("/bytes/20000000"))
+    assert too_large["error"]["code"] == "too_large" and too_large["truncated"]

@@ -68,8 +68,8 @@ def test_every_spelling_of_loopback_is_blocked(guarded, canaries):
     urls = [f"http://{host}:{canary.port}/x" for host in LOOPBACK for canary in canaries]
     codes = blocked(guarded, urls)
     # Those that are literal addresses are blocked as such, not by an accident of parsing.
-    for host in ("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost", "[::1]",
-                 "0.0.0.0", "[::ffff:127.0.0.1]", "[::]"):
+    for host in ("127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "localhost",
+                 "[::1]", "0.0.0.0", "[::ffff:127.0.0.1]", "[::]"):
         for url, code in zip(urls, codes):
             if url.startswith(f"http://{host}:"):
                 assert code == "blocked_address", url
@@ -139,7 +139,8 @@ def test_a_redirect_to_a_name_with_a_denied_address_is_blocked(partly, origin, c
 
 
 def test_https_is_guarded_as_well(guarded, origin, canaries):
-    blocked(guarded, [f"https://127.0.0.1:{canaries[0].port}/", f"https://localhost:{origin.tls_port}/"])
+    blocked(guarded, [f"https://127.0.0.1:{canaries[0].port}/",
+                      f"https://localhost:{origin.tls_port}/"])
     assert canaries[0].connections() == 0
 
 

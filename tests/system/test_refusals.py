@@ -14,7 +14,7 @@ URL = "http://127.0.0.1:9/"
 
 @pytest.fixture(autouse=True)
 def still_answers(service):
-    """On the connection used (the client opens a new one only if it was closed) and on a new one."""
+    """On the connection used (the client opens a new one only if that was closed) and a new one."""
     total = len(service.get("/v1/batches?limit=1000").json()["data"])
     yield
     service.get("/healthz").expect(200)
@@ -238,7 +238,8 @@ def test_the_first_hundred_bad_urls_are_listed_and_all_are_counted(service):
 
 
 def test_only_bad_urls_are_forgiven_by_ignore_invalid_urls(service):
-    post(service, {"requests": [{"url": "bad", "timeout": 1}], "ignore_invalid_urls": True}).problem(
+    doc = {"requests": [{"url": "bad", "timeout": 1}], "ignore_invalid_urls": True}
+    post(service, doc).problem(
         422, "invalid-field", errors=[{"pointer": "/requests/0/timeout"}])
 
 
@@ -345,7 +346,8 @@ def test_an_unknown_batch_is_not_found(service, method, path, batch):
 
 
 @pytest.mark.parametrize("media, detail", [
-    (None, None), ("application/xml", None), ("text/html", None), ("text/plain; charset=latin1", "utf-8"),
+    (None, None), ("application/xml", None), ("text/html", None),
+    ("text/plain; charset=latin1", "utf-8"),
     ("application/json; charset=utf-16", "utf-8"), ("", None), ("json", None),
     ("application/x-www-form-urlencoded", "Content-Type: text/plain")])
 def test_another_content_type_is_refused(service, media, detail):
@@ -386,7 +388,8 @@ def test_the_nearest_parameter_is_named(service):
 
 
 @pytest.mark.parametrize("settings, parameter", [
-    ({"limits.max_parrallel": 1}, "limits.max_parrallel"), ({"defaults.timeout_ms": "x"}, "defaults.timeout_ms"),
+    ({"limits.max_parrallel": 1}, "limits.max_parrallel"),
+    ({"defaults.timeout_ms": "x"}, "defaults.timeout_ms"),
     ({"defaults.method": "get"}, "defaults.method"), ({"max_redirects": 99}, "max_redirects"),
     ({"ignore_invalid_urls": "yes"}, "ignore_invalid_urls"), ({"urls": URL}, "urls"),
     ({"defaults.headers.Host": "x"}, "defaults.headers.Host"), ({"metadata.": "x"}, "metadata."),

@@ -51,7 +51,7 @@ def test_a_batch_goes_on_where_it_was(start, origin, kill):
 
 @pytest.mark.slow
 def test_many_crashes_in_a_row_lose_nothing(start, origin):
-    """Submits, reads and is killed, again and again; a POST without an answer is whole or absent."""
+    """Submits and is killed, again and again; a POST without an answer is whole or absent."""
     service = start("--max-per-host", 20)
     accepted, unknown = {}, []
     for round_ in range(size(8, 3)):
@@ -167,7 +167,8 @@ def test_sigterm_ends_waits_and_streams_in_time(start, origin):
 
     def wait():
         try:
-            outcome.append(service.client().request("GET", f"/v1/batches/{batch['id']}?wait=60").status)
+            path = f"/v1/batches/{batch['id']}?wait=60"
+            outcome.append(service.client().request("GET", path).status)
         except OSError:
             outcome.append("closed")
 

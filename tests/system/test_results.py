@@ -6,7 +6,7 @@ import urllib.parse
 
 import pytest
 
-from harness import NDJSON, SLOWER, check_complete, query, size
+from harness import NDJSON, PROBLEM, SLOWER, check_complete, query, size
 from origin import DEAD_HOST, HOSTS, content
 
 N = 300
@@ -253,7 +253,19 @@ def test_a_range_is_served(service, big, field, first, last):
                                    "bytes=99999999999999999999-"])
 def test_a_range_beyond_the_body_is_refused(service, big, field):
     answer = service.get(big[0], {"Range": field}).expect(416)
-    assert answer.header("Content-Range") == "bytes */200000"
+    assert answer.json() == {
+        "type": "/problems/range-not-satisfiable", "title": "Range not satisfiable", "status": 416,
+        "detail": "the body has 200000 bytes",
+        "errors": [{"header": "Range", "detail": "no part of it lies within the body"}]}
+    head = service.request("HEAD", big[0], headers={"Range": field}).expect(416)
+    assert head.body == b""
+    for each in (answer, head):
+        expected = {
+            "Content-Type": PROBLEM, "Content-Length": str(len(answer.body)),
+            "Content-Range": "bytes */200000", "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff"}
+        # The body's own header fields are not those of the problem.
+        assert {n: v for n, v in each.headers if n not in ("Date", "Connection")} == expected
 
 
 @pytest.mark.parametrize("field", ["bytes=0-1,5-6", "items=0-1", "bytes=5-2", "bytes=x", "bytes"])
@@ -271,9 +283,11 @@ def test_the_etag_of_a_body_saves_a_transfer(service, big):
 
 @pytest.mark.parametrize("given, served", [
     ("text/plain", "text/plain"), ("text/plain; charset=utf-8", "text/plain; charset=utf-8"),
-    ("application/json", "application/json"), ("image/png", "image/png"), ("IMAGE/JPEG", "image/jpeg"),
+    ("application/json", "application/json"), ("image/png", "image/png"),
+    ("IMAGE/JPEG", "image/jpeg"),
     ("text/html", "application/octet-stream"), ("image/svg+xml", "application/octet-stream"),
-    ("text/javascript", "application/octet-stream"), ("application/xml", "application/octet-stream"),
+    ("text/javascript", "application/octet-stream"),
+    ("application/xml", "application/octet-stream"),
     ("text/plain2", "application/octet-stream"), ("nonsense", "application/octet-stream")])
 def test_only_harmless_types_are_served_as_themselves(service, origin, given, served):
     result = service.one(origin.url("/type?type=" + urllib.parse.quote(given)))
@@ -287,7 +301,9 @@ def test_an_empty_body_is_a_body(service, origin):
     result = service.one(origin.url("/bytes/0"))
     answer = service.get(result["body_url"]).expect(200)
     assert answer.body == b"" and answer.header("Content-Length") == "0"
-    assert service.get(result["body_url"], {"Range": "bytes=0-"}).status in (200, 416)
+    answer = service.get(result["body_url"], {"Range": "bytes=0-"})
+    assert answer.problem(416, "range-not-satisfiable", "^the body has 0 bytes$")
+    assert answer.header("Content-Range") == "bytes */0"
 
 
 def test_a_large_body_read_slowly_arrives_whole(service, big):
@@ -305,8 +321,8 @@ def test_a_large_body_read_slowly_arrives_whole(service, big):
 
 
 def test_custom_ids_come_back_as_they_were(service, origin):
-    ids = ["a", "ü" * 100, "\"\\/\b\f\n\r\t\u0001", "<script>", "' OR 1=1 --", "%00%0a", "日本語", " x ",
-           "\u2028", "\U0001f600", "a" * 256]
+    ids = ["a", "ü" * 100, "\"\\/\b\f\n\r\t\u0001", "<script>", "' OR 1=1 --", "%00%0a", "日本語",
+           " x ", "\u2028", "\U0001f600", "a" * 256]
     requests = [{"url": origin.url("/bytes/1"), "custom_id": i} for i in ids]
     batch = service.submit(requests=requests)
     assert [r["custom_id"] for r in service.finish(batch)] == ids

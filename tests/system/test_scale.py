@@ -88,8 +88,8 @@ def test_ten_thousand_mixed_urls_over_fifty_hosts_give_exactly_their_results(sta
 def million(origin, media, n):
     """A file of n URLs: few hosts, slow answers, so that little is fetched meanwhile."""
     head, tail, form = {TEXT: ("", "", "%s\n"), NDJSON: ("", "", '"%s"\n'),
-                        JSON: ('{"limits": {"max_parallel": 20}, "urls": [\n', '"http://127.0.0.1:9/"]}',
-                               '"%s",\n')}[media]
+                        JSON: ('{"limits": {"max_parallel": 20}, "urls": [\n',
+                               '"http://127.0.0.1:9/"]}', '"%s",\n')}[media]
     yield head.encode()
     urls = [origin.url("/delay/20?", h) for h in HOSTS]
     for at in range(0, n, 10000):
@@ -167,7 +167,8 @@ def test_two_thousand_slow_urls_at_once_take_little_longer_than_one(start, origi
             batch = service.wait(batch["id"])
             wall = time.monotonic() - began
         took.append(2 + (wall - 2) * (1 - foreign.share))
-        print(f"2,000 URLs of 2 s each: {wall:.2f} s; others had {foreign.share:.0%} of the machine")
+        print(f"2,000 URLs of 2 s each: {wall:.2f} s; "
+              f"others had {foreign.share:.0%} of the machine")
         assert batch["request_counts"]["succeeded"] == 2000
         assert origin.peaks()["*"] <= 2000
         service.stop()

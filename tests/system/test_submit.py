@@ -70,7 +70,8 @@ def test_requests_take_every_field(service, origin):
     results = service.run(requests=[
         {"url": origin.url("/echo"), "custom_id": "a/ü\"\\\n", "method": "POST",
          "headers": {"X-One": "1", "Content-Type": "application/json"}, "body": "{\"ü\": 1}",
-         "timeout_ms": 20000, "connect_timeout_ms": 5000, "max_attempts": 2, "max_body_bytes": 9999},
+         "timeout_ms": 20000, "connect_timeout_ms": 5000, "max_attempts": 2,
+         "max_body_bytes": 9999},
         {"url": origin.url("/echo"), "custom_id": "b", "method": "PUT",
          "body_base64": base64.b64encode(raw).decode()},
         {"url": origin.url("/echo")},

@@ -548,7 +548,11 @@ static void test_checkpoint(void **state)
     for (uint64_t n = 1; n <= 500; n++)
         OK(add_plain(s, 1, n));
     OK(store_commit(s));
-    store_checkpoint(s, false); /* too small */
+    OK(stat(file("batchfetch.db"), &st));
+    off_t size = st.st_size;
+    store_checkpoint(s, false); /* too small to be worth it */
+    OK(stat(file("batchfetch.db"), &st));
+    assert_int_equal(st.st_size, size);
     OK(stat(file("batchfetch.db-wal"), &st));
     assert_true(st.st_size > 0);
     store_checkpoint(s, true);
@@ -901,6 +905,31 @@ static void test_result_fields(void **state)
     OK(store_body_read(s, 1, UINT32_MAX, 0, buf, sizeof(buf), &got));
     assert_int_equal(got, 3);
     assert_memory_equal(buf, "\0b\0", 3);
+    store_close(s);
+}
+
+/* The keys of the last number of all reach the end of SQLite's integers. */
+static void test_last_batch_number(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE);
+    struct page p = {.lane = 1, .count = 1, .data = "p", .len = 1};
+    struct seen l = {0};
+    struct result_query w = {.after = -1, .status = -1, .limit = 9, .scan_limit = 9};
+    int64_t next;
+    size_t n;
+    bool more, over;
+    add_batch(s, INT32_MAX, BATCH_OPEN, NULL);
+    OK(store_add_page(s, INT32_MAX, &p));
+    OK(add_plain(s, INT32_MAX, 1));
+    OK(store_page_heads(s, INT32_MAX, -1, &p, 1, &n));
+    assert_int_equal(n, 1);
+    OK(store_lane_page(s, INT32_MAX, 1, -1, &p));
+    OK(store_results(s, INT32_MAX, &w, see_n, &l, &next, &more));
+    SEEN(l, 1);
+    OK(store_remove_step(s, INT32_MAX, 9, &over));
+    assert_true(over);
+    assert_int_equal(number("SELECT count(*) FROM result"), 0);
     store_close(s);
 }
 
@@ -1270,66 +1299,149 @@ static void test_remove(void **state)
 
 /* ---- query plans ---- */
 
-/* The statements of sqlite.c again, and what their plan must say. */
+static sqlite3 *opened; /* the connection that was opened last */
+
+static int on_open(sqlite3 *db, char **error, const void *api)
+{
+    (void)error;
+    (void)api;
+    opened = db;
+    return SQLITE_OK;
+}
+
+/* What the plan of a statement must say; the first entry whose `sql` it contains. A statement that
+ * reads and is not here fails the test. */
 static const struct {
     const char *sql, *plan;
 } plans[] = {
-    {"SELECT * FROM result WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3",
-     "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
-    {"SELECT * FROM result INDEXED BY result_status WHERE status=?4 AND status<>0 AND id>?1 "
-     "AND id<?2 ORDER BY id LIMIT ?3",
-     "SEARCH result USING INDEX result_status (status=? AND rowid>? AND rowid<?)"},
-    {"SELECT * FROM result INDEXED BY result_key WHERE key>?1 AND key<?2 ORDER BY key LIMIT ?3",
-     "SEARCH result USING INDEX result_key (key>? AND key<?)"},
-    {"SELECT * FROM result INDEXED BY result_custom WHERE custom_id=?4 AND id>?1 AND id<?2 "
-     "ORDER BY id LIMIT ?3",
+    {"DELETE FROM batch", "SEARCH batch USING INTEGER PRIMARY KEY (rowid=?)"},
+    {"DELETE FROM page", "SEARCH page USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"DELETE FROM result", "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"DELETE FROM body", "SEARCH body USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"UPDATE batch", "SEARCH batch USING INTEGER PRIMARY KEY (rowid=?)"},
+    {"SELECT max(no)", "SEARCH batch"}, /* one step to its end */
+    {"SELECT max(id)", "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"AND status<>0", "SEARCH result USING INDEX result_status (status=? AND rowid>? AND rowid<?)"},
+    {"custom_id=?",
      "SEARCH result USING INDEX result_custom (custom_id=? AND rowid>? AND rowid<?)"},
-    {"SELECT * FROM result WHERE key=?1", "SEARCH result USING INDEX result_key (key=?)"},
-    {"SELECT key,status,body_len FROM result INDEXED BY result_key WHERE key>=?1 AND key<?2 "
-     "ORDER BY key",
-     "SEARCH result USING INDEX result_key (key>? AND key<?)"},
-    {"SELECT max(id) FROM result WHERE id>?1 AND id<?2",
-     "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
-    {"SELECT id,count,data FROM page WHERE lane=?1 AND id>?2 AND id<?3 ORDER BY id LIMIT 1",
-     "SEARCH page USING INDEX page_lane (lane=? AND rowid>? AND rowid<?)"},
-    {"SELECT id,lane,count FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3",
-     "SEARCH page USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
-    {"SELECT * FROM batch WHERE no<?1 AND state NOT IN (0,5) AND (?2=0 OR (?2>>state)&1) "
-     "ORDER BY no DESC LIMIT ?3",
-     "SEARCH batch USING INTEGER PRIMARY KEY (rowid<?)"},
-    {"SELECT * FROM batch WHERE id=?1 AND state NOT IN (0,5)",
-     "SEARCH batch USING INDEX sqlite_autoindex_batch_1 (id=?)"},
-    {"SELECT * FROM batch WHERE idem_key=?1 AND idem_key IS NOT NULL AND state<>5 AND state<>0",
-     "SEARCH batch USING INDEX batch_key (idem_key=?)"},
-    {"SELECT * FROM batch WHERE state IN (0,1,2,5) ORDER BY no",
-     "SCAN batch USING INDEX batch_unfinished"}, /* a partial index: it holds no others */
-    {"DELETE FROM result WHERE id>=?1 AND id<?2 AND id<=ifnull((SELECT id FROM result WHERE "
-     "id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2)",
-     "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"WHERE key=?", "SEARCH result USING INDEX result_key (key=?)"},
+    {"ORDER BY key", "SEARCH result USING INDEX result_key (key>? AND key<?)"},
+    {"FROM result", "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"WHERE lane=?", "SEARCH page USING INDEX page_lane (lane=? AND rowid>? AND rowid<?)"},
+    {"FROM page", "SEARCH page USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"no<?", "SEARCH batch USING INTEGER PRIMARY KEY (rowid<?)"},
+    {" id=?", "SEARCH batch USING INDEX sqlite_autoindex_batch_1 (id=?)"},
+    {"idem_key=?", "SEARCH batch USING INDEX batch_key (idem_key=?)"},
+    {"state IN", "SCAN batch USING INDEX batch_unfinished"}, /* partial: it holds no others */
 };
 
+static void check_plan(sqlite3 *db, const char *statement)
+{
+    char sql[1024], plan[1024] = "";
+    size_t n = 0, i = 0;
+    while (i < sizeof(plans) / sizeof(plans[0]) && strstr(statement, plans[i].sql) == NULL)
+        i++;
+    if (i == sizeof(plans) / sizeof(plans[0]))
+        fail_msg("no plan is expected of: %s", statement);
+    snprintf(sql, sizeof(sql), "EXPLAIN QUERY PLAN %s", statement);
+    sqlite3_stmt *q;
+    OK(sqlite3_prepare_v2(db, sql, -1, &q, NULL));
+    while (sqlite3_step(q) == SQLITE_ROW && n < sizeof(plan))
+        n += (size_t)snprintf(plan + n, sizeof(plan) - n, "%s; ",
+                              (const char *)sqlite3_column_text(q, 3));
+    sqlite3_finalize(q);
+    bool scan = strstr(plan, "SCAN") != NULL && strncmp(plans[i].plan, "SCAN", 4) != 0;
+    if (strstr(plan, plans[i].plan) == NULL || scan || strstr(plan, "TEMP B-TREE") != NULL)
+        fail_msg("%s\nplan: %s", statement, plan);
+}
+
+static void use_every_query(struct store *s)
+{
+    struct batch b;
+    struct page p;
+    struct seen l = {0};
+    uint64_t last;
+    int64_t no, next;
+    size_t n;
+    bool more;
+    OK(store_last_batch_no(s, &no));
+    OK(store_open_batches(s, see_batch, &l));
+    OK(store_list(s, 0, 0, 9, see_batch, &l));
+    OK(store_find(s, "b1", &b));
+    OK(store_update_batch(s, &b));
+    batch_fini(&b);
+    assert_int_equal(store_find_key(s, "k", &b), E_NOTFOUND);
+    OK(store_page_heads(s, 1, -1, &p, 1, &n));
+    assert_int_equal(store_lane_page(s, 1, 1, -1, &p), E_NOTFOUND);
+    OK(store_done(s, 1, see_done, &l, &last));
+    assert_int_equal(store_result(s, 1, 0, see_n, &l), 0);
+    for (int i = 0; i < 4; i++) {
+        struct result_query w = {.order = (enum result_order)(i == 3),
+                                 .after = -1,
+                                 .status = -1,
+                                 .limit = 9,
+                                 .scan_limit = 9};
+        if (i == 1)
+            w.status = RESULT_FAILED;
+        if (i == 2)
+            w.custom_id = (struct span){"x", 1};
+        OK(store_results(s, 1, &w, see_n, &l, &next, &more));
+    }
+}
+
+/* Of the store's own statements, as SQLite has them: no plan reads more than it hands out. */
 static void test_plans(void **state)
 {
     (void)state;
     static struct model m[ROWS];
+    sqlite3_auto_extension((void (*)(void))on_open);
     struct store *s = open_store(STORE_WRITE);
+    sqlite3_reset_auto_extension();
+    sqlite3 *own = opened, *db = look();
     fill(s, m);
-    sqlite3 *db = look();
-    for (size_t i = 0; i < sizeof(plans) / sizeof(plans[0]); i++) {
-        char sql[512], plan[1024] = "";
-        size_t n = 0;
-        snprintf(sql, sizeof(sql), "EXPLAIN QUERY PLAN %s", plans[i].sql);
-        sqlite3_stmt *q;
-        OK(sqlite3_prepare_v2(db, sql, -1, &q, NULL));
-        while (sqlite3_step(q) == SQLITE_ROW && n < sizeof(plan))
-            n += (size_t)snprintf(plan + n, sizeof(plan) - n, "%s; ",
-                                  (const char *)sqlite3_column_text(q, 3));
-        sqlite3_finalize(q);
-        bool scan = strstr(plan, "SCAN") != NULL && strncmp(plans[i].plan, "SCAN", 4) != 0;
-        if (strstr(plan, plans[i].plan) == NULL || scan || strstr(plan, "TEMP B-TREE") != NULL)
-            fail_msg("%s\nplan: %s", plans[i].sql, plan);
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    use_every_query(s);
+    bool over;
+    OK(store_remove_step(s, 9, 1000, &over)); /* prepares its four */
+    int found = 0;
+    for (sqlite3_stmt *q = NULL; (q = sqlite3_next_stmt(own, q)) != NULL;) {
+        const char *sql = sqlite3_sql(q);
+        if (strncmp(sql, "SELECT", 6) == 0 || strncmp(sql, "UPDATE", 6) == 0 ||
+            strncmp(sql, "DELETE", 6) == 0) {
+            found++;
+            check_plan(db, sql);
+        }
     }
+    assert_int_equal(found, 19);
     sqlite3_close(db);
+    store_close(s);
+}
+
+/* A step costs what it removes, not what is left: counted in SQLite's own steps. */
+static void test_remove_is_cheap(void **state)
+{
+    (void)state;
+    sqlite3_auto_extension((void (*)(void))on_open);
+    struct store *s = open_store(STORE_WRITE);
+    sqlite3_reset_auto_extension();
+    OK(store_begin(s, false));
+    struct page p = {.count = 1, .data = "p", .len = 1};
+    for (uint32_t n = 1; n <= 3000; n++) {
+        OK(add_plain(s, 1, n));
+        p.no = n;
+        OK(store_add_page(s, 1, &p));
+    }
+    OK(store_commit(s));
+    bool over = false;
+    for (int steps = 0; !over; steps++) {
+        OK(store_remove_step(s, 1, 10, &over));
+        for (sqlite3_stmt *q = NULL; (q = sqlite3_next_stmt(opened, q)) != NULL;) {
+            int cost = sqlite3_stmt_status(q, SQLITE_STMTSTATUS_VM_STEP, 1);
+            if (steps > 0 && cost > 1000)
+                fail_msg("step %d: %d for %s", steps, cost, sqlite3_sql(q));
+        }
+    }
+    assert_int_equal(number("SELECT count(*) FROM body"), 0);
     store_close(s);
 }
 
@@ -1338,29 +1450,19 @@ static void test_plans(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_modes),
-        TEST(test_second_writer),
-        TEST(test_foreign),
-        TEST(test_unusable_directory),
-        TEST(test_transactions),
-        TEST(test_syncs),
-        TEST(test_died_inside),
-        TEST(test_killed_anywhere),
-        TEST(test_checkpoint),
-        TEST(test_log_is_bounded),
-        TEST(test_batch_fields),
-        TEST(test_visibility_and_list),
-        TEST(test_idem_key),
-        TEST(test_pages),
-        TEST(test_result_fields),
-        TEST(test_second_result),
-        TEST(test_results_by_model),
-        TEST(test_results_stops),
-        TEST(test_results_while_appended),
-        TEST(test_bodies),
-        TEST(test_done),
-        TEST(test_remove),
-        TEST(test_plans),
+        TEST(test_modes),           TEST(test_second_writer),
+        TEST(test_foreign),         TEST(test_unusable_directory),
+        TEST(test_transactions),    TEST(test_syncs),
+        TEST(test_died_inside),     TEST(test_killed_anywhere),
+        TEST(test_checkpoint),      TEST(test_log_is_bounded),
+        TEST(test_batch_fields),    TEST(test_visibility_and_list),
+        TEST(test_idem_key),        TEST(test_pages),
+        TEST(test_result_fields),   TEST(test_last_batch_number),
+        TEST(test_second_result),   TEST(test_results_by_model),
+        TEST(test_results_stops),   TEST(test_results_while_appended),
+        TEST(test_bodies),          TEST(test_done),
+        TEST(test_remove),          TEST(test_plans),
+        TEST(test_remove_is_cheap),
     };
     return cmocka_run_group_tests_name("store", tests, NULL, NULL);
 }

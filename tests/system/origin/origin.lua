@@ -46,7 +46,8 @@ function M.leave()
 end
 
 local function quote(s)
-    return '"' .. s:gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end) .. '"'
+    local escape = function(c) return string.format("\\u%04x", c:byte()) end
+    return '"' .. s:gsub('[%c"\\]', escape) .. '"'
 end
 
 function M.state()
@@ -80,7 +81,7 @@ local function whole(data)
     finish(data)
 end
 
--- N bytes that differ from URL to URL: ?t=TOKEN is repeated. origin.content() is the same in Python.
+-- N bytes that differ from URL to URL: ?t=TOKEN is repeated. content() of origin.py is the same.
 local function content(n)
     local unit = (ngx.var.arg_t or "batchfetch") .. "|"
     return unit:rep(math.ceil(n / #unit)):sub(1, n)
