@@ -69,10 +69,8 @@ static bool own_verdict(struct transfer *t, CURLcode code, struct verdict *v)
         *v = fail(OUTCOME_TOO_LARGE, "the body is larger than max_body_bytes");
     else if (t->too_many_fields)
         *v = fail(OUTCOME_TOO_LARGE, "the response header is larger than 64 KiB or 200 lines");
-    else if (t->heads > INTERIM_MAX)
-        *v = fail(OUTCOME_PROTOCOL, "more than 20 interim responses");
-    else if (t->bad_length)
-        *v = fail(OUTCOME_PROTOCOL, "Content-Length is given twice or is no number");
+    else if (t->broken != NULL)
+        *v = fail(OUTCOME_PROTOCOL, t->broken);
     else if (code == CURLE_OUT_OF_MEMORY && t->remote_ip[0] != '\0' && !t->head_ended)
         *v = fail(OUTCOME_TOO_LARGE, "a line of the response header is too long"); /* libcurl's */
     else if (t->no_space)
@@ -101,6 +99,8 @@ static struct verdict judge_code(struct transfer *t, CURLcode code)
     case CURLE_SSL_ISSUER_ERROR:
     case CURLE_SSL_INVALIDCERTSTATUS:
     case CURLE_SSL_CLIENTCERT: return fail(OUTCOME_TLS, text);
+    case CURLE_WRITE_ERROR: /* not ours (own_verdict): libcurl's, from what follows a gzip stream */
+        return fail(OUTCOME_DECODE, "the content coding is broken");
     case CURLE_BAD_CONTENT_ENCODING: return fail(OUTCOME_DECODE, text);
     case CURLE_OUT_OF_MEMORY:
     case CURLE_FAILED_INIT:
@@ -278,7 +278,8 @@ void end_transfer(struct transfer *t, CURLcode code)
 {
     struct fetcher *f = t->f;
     gather_times(t);
-    if (t->head_ended && t->status >= 100)
+    bool complete = t->head_ended && t->status >= 200;
+    if (complete)
         note_version(t);
     else
         t->status = 0;
@@ -306,7 +307,14 @@ void end_transfer(struct transfer *t, CURLcode code)
         return;
     }
     t->truncated = code != CURLE_OK && t->head_ended;
-    end_with(t, code == CURLE_OK ? judge_response(t) : judge_code(t, code));
+    if (t->follow) /* its body was not kept */
+        t->body_len = 0;
+    if (code != CURLE_OK)
+        end_with(t, judge_code(t, code));
+    else if (!complete) /* libcurl calls a header that breaks off a response */
+        end_with(t, fail(OUTCOME_PROTOCOL, "the response ended before its header did"));
+    else
+        end_with(t, judge_response(t));
 }
 
 void end_timer(struct transfer *t)

@@ -1,6 +1,7 @@
 /* A fetcher from within: shared by fetch.c (loop, messages, lanes), fetch_multi.c (curl multis on
- * epoll), fetch_start.c (from a lane to a running transfer), fetch_end.c (from libcurl's verdict
- * to a hop, another attempt or a result) and fetch_out.c (results on their way to the keeper).
+ * epoll), fetch_start.c (from a lane to a running transfer), fetch_head.c (a response as it comes
+ * in), fetch_end.c (from libcurl's verdict to a hop, another attempt or a result) and fetch_out.c
+ * (bodies, and results on their way to the keeper).
  * Everything here belongs to the fetcher's thread. */
 #ifndef SERVER_FETCH_INT_H
 #define SERVER_FETCH_INT_H
@@ -158,8 +159,9 @@ struct transfer {
     bool head_ended;
     bool follow;                 /* a redirect that will be followed */
     bool too_many_hops, location_cut;
-    bool has_length, bad_length; /* Content-Length */
+    bool has_length;             /* Content-Length */
     uint64_t length;
+    const char *broken;          /* what breaks the protocol; NULL: nothing */
     bool hop_cut;                /* … whose body was too long to read */
     bool too_large, too_many_fields;
     bool truncated, no_space;
@@ -249,6 +251,10 @@ void start_drop_target(struct host *h);
 void start_unwait(struct transfer *t);
 /* Gives back what a running transfer holds of libcurl's. Safe in every state. */
 void start_undo(struct transfer *t);
+
+/* fetch_head.c: for CURLOPT_WRITEFUNCTION and CURLOPT_HEADERFUNCTION */
+size_t head_body(char *p, size_t size, size_t n, void *transfer);
+size_t head_line(char *p, size_t size, size_t n, void *transfer);
 
 /* fetch_end.c */
 struct verdict {

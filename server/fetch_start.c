@@ -6,123 +6,10 @@
 #include <string.h>
 
 #include "server/fetch_int.h"
-#include "server/retry.h"
 
 enum { IDLE_AGE_S = 60 };
 
 /* ---- libcurl's callbacks ---- */
-
-static size_t on_body(char *p, size_t size, size_t n, void *arg)
-{
-    struct transfer *t = arg;
-    ASSERT(t->magic == TRANSFER_MAGIC);
-    n *= size;
-    if (t->follow) { /* a redirect's own body: only read to keep the connection */
-        t->body_len += n;
-        t->hop_cut = t->body_len > HOP_BODY;
-        return t->hop_cut ? 0 : n;
-    }
-    return body_write(t, p, n);
-}
-
-static bool field_is(const char *line, size_t name_len, const char *name)
-{
-    return name_len == strlen(name) && strncasecmp(line, name, name_len) == 0;
-}
-
-/* One plain number, the same each time it comes (RFC 9112 6.3): libcurl takes the last one, and
- * who sends two may mean another response to begin in between. */
-static void check_length(struct transfer *t, const char *v, size_t len)
-{
-    uint64_t n = 0;
-    bool bad = len == 0;
-    for (size_t i = 0; i < len; i++) {
-        bad = bad || v[i] < '0' || v[i] > '9' || n > INT64_MAX / 10 - 1;
-        n = n * 10 + (uint64_t)(v[i] - '0');
-    }
-    t->bad_length = t->bad_length || bad || (t->has_length && n != t->length);
-    t->has_length = true;
-    t->length = n;
-}
-
-static void keep_field(struct transfer *t, const char *p, size_t n)
-{
-    const char *colon = memchr(p, ':', n);
-    if (colon == NULL)
-        return;
-    size_t name = (size_t)(colon - p);
-    const char *v = colon + 1;
-    size_t len = n - name - 1;
-    while (len > 0 && (*v == ' ' || *v == '\t')) {
-        v++;
-        len--;
-    }
-    if (field_is(p, name, "location") && t->location.len == 0) {
-        if (buf_add(&t->location, v, len) != 0) /* url_parse refuses what is cut to its bound */
-            t->location_cut = buf_add(&t->location, v, t->location.max) == 0;
-    } else if (field_is(p, name, "content-length")) {
-        check_length(t, v, len);
-    } else if (field_is(p, name, "retry-after")) {
-        t->retry_after_ms = retry_parse_after(v, len, wall_ms() / 1000);
-    }
-    if (buf_add(&t->fields_in, p, n) != 0 || buf_add(&t->fields_in, "\r\n", 2) != 0)
-        t->too_many_fields = true;
-}
-
-static bool span_is(struct span s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
-}
-
-static bool is_redirect(int status)
-{
-    return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
-}
-
-static size_t on_field(char *p, size_t size, size_t n, void *arg)
-{
-    struct transfer *t = arg;
-    ASSERT(t->magic == TRANSFER_MAGIC);
-    n *= size;
-    t->field_bytes += n;
-    t->lines++;
-    if (t->field_bytes > HEADER_BYTES || t->lines > HEADER_LINES) {
-        t->too_many_fields = true;
-        return 0;
-    }
-    size_t len = n;
-    while (len > 0 && (p[len - 1] == '\r' || p[len - 1] == '\n'))
-        len--;
-    if (t->head_ended && t->status >= 200)
-        return n; /* trailers */
-    if (len >= 5 && memcmp(p, "HTTP/", 5) == 0 && (t->heads == 0 || t->head_ended)) {
-        long status = 0;
-        curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
-        t->head_ended = false;
-        buf_reset(&t->fields_in);
-        buf_reset(&t->location);
-        t->location_cut = t->has_length = false;
-        t->retry_after_ms = -1;
-        return ++t->heads > INTERIM_MAX ? 0 : n;
-    }
-    if (len > 0) {
-        keep_field(t, p, len);
-        return t->too_many_fields || t->bad_length ? 0 : n;
-    }
-    long status = 0;
-    curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
-    t->status = (int)status;
-    t->head_ended = true;
-    bool redirect = is_redirect(t->status) && t->location.len > 0 && t->live->b.max_redirects > 0;
-    t->follow = redirect && t->hops < t->live->b.max_redirects;
-    t->too_many_hops = redirect && !t->follow; /* its body is kept, as any last response's */
-    /* A length that is known beforehand need not be waited for. (CURLOPT_MAXFILESIZE would refuse
-     * the answer to HEAD too, and redirects.) What comes is counted, decoded, in body_write. */
-    bool body_comes = !span_is(t->method, "HEAD") && t->status >= 200 && t->status != 204 &&
-                      t->status != 304 && !t->follow;
-    t->too_large = body_comes && t->has_length && t->length > body_max(t);
-    return t->too_large ? 0 : n;
-}
 
 /* Connected, or a kept connection was chosen; nothing has been sent yet. */
 static int on_connected(void *arg, char *ip, char *local_ip, int port, int local_port)
@@ -172,8 +59,8 @@ static void set_base(struct fetcher *f, CURL *h)
     curl_easy_setopt(h, CURLOPT_SHARE, f->share);
     curl_easy_setopt(h, CURLOPT_DNS_CACHE_TIMEOUT, 0L); /* we resolve; its cache is walked whole */
     curl_easy_setopt(h, CURLOPT_MAXAGE_CONN, (long)IDLE_AGE_S);
-    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
-    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, on_field);
+    curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, head_body);
+    curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, head_line);
     curl_easy_setopt(h, CURLOPT_PREREQFUNCTION, on_connected);
     curl_easy_setopt(h, CURLOPT_OPENSOCKETFUNCTION, multi_open_socket);
     curl_easy_setopt(h, CURLOPT_CLOSESOCKETFUNCTION, multi_close_socket);
@@ -209,6 +96,11 @@ void start_give_easy(struct fetcher *f, CURL *easy)
     f->easies[f->n_easies++] = easy;
 }
 
+static bool field_is(struct span name, const char *text)
+{
+    return name.len == strlen(text) && strncasecmp(name.ptr, text, name.len) == 0;
+}
+
 /* Fields that may go to another origin than the one they were meant for; whatever else the caller
  * gave may be a credential. */
 static bool may_travel(struct span name)
@@ -216,7 +108,7 @@ static bool may_travel(struct span name)
     static const char *const names[] = {"accept", "accept-language", "accept-encoding",
                                         "user-agent", "cache-control", "range"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
-        if (field_is(name.ptr, name.len, names[i]))
+        if (field_is(name, names[i]))
             return true;
     }
     return false;
@@ -240,7 +132,7 @@ static int set_fields(struct transfer *t)
         bool of_content = name.len > 8 && strncasecmp(name.ptr, "content-", 8) == 0;
         if ((of_content && !t->with_body) || (t->foreign && !of_content && !may_travel(name)))
             continue;
-        has_type = has_type || field_is(name.ptr, name.len, "content-type");
+        has_type = has_type || field_is(name, "content-type");
         buf_reset(&f->scratch);
         int rc = value.len == 0
                      ? buf_addf(&f->scratch, "%.*s;", (int)name.len, name.ptr)
@@ -256,6 +148,11 @@ static int set_fields(struct transfer *t)
     if (t->with_body && !has_type) /* libcurl would call any body a form */
         return add_field(t, "Content-Type:");
     return 0;
+}
+
+static bool span_is(struct span s, const char *text)
+{
+    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
 }
 
 static void set_method(struct transfer *t)
@@ -336,7 +233,8 @@ static void reset_response(struct transfer *t)
     buf_reset(&t->location);
     body_drop(t);
     t->retry_after_ms = -1;
-    t->location_cut = t->too_many_hops = t->has_length = t->bad_length = false;
+    t->location_cut = t->too_many_hops = t->has_length = false;
+    t->broken = NULL;
     t->head_ended = t->follow = t->hop_cut = t->too_large = t->too_many_fields = false;
     t->no_descriptor = t->no_space = t->truncated = false;
     t->blocked_by = NULL;

@@ -36,7 +36,6 @@ def code(result):
     ("/encoded/none-such", {"decode"}, None),
     ("/encoded/broken-gzip", {"decode"}, None),
     ("/encoded/bad-crc", {"decode"}, None),
-    ("/encoded/cut-gzip", {"decode", "protocol"}, None),
     ("/encoded/wrong-label", {"decode"}, None),
 ])
 def test_a_broken_answer_fails_with_its_code(service, toxic, path, expected, kept):

@@ -30,10 +30,10 @@ static char dir[96];
 /* SQLite's syncs come through here: counted, and done. */
 static unsigned syncs;
 
-int fdatasync(int fd)
+int fdatasync(int fildes)
 {
     syncs++;
-    return (int)syscall(SYS_fdatasync, fd);
+    return (int)syscall(SYS_fdatasync, fildes);
 }
 
 int fsync(int fd)
@@ -173,13 +173,19 @@ static int see_done(void *arg, uint64_t index, enum result_status status, uint64
     return see(arg, (int64_t)(index * 1000 + (uint64_t)status * 100 + body_len));
 }
 
-#define SEEN(l, ...)                                                   \
-    do {                                                               \
-        const int64_t want_[] = {-1, ##__VA_ARGS__};                   \
-        assert_int_equal((l).n, sizeof(want_) / sizeof(want_[0]) - 1); \
-        for (size_t i_ = 0; i_ < (l).n; i_++)                          \
-            assert_int_equal((l).v[i_], want_[i_ + 1]);                \
-        (l).n = 0;                                                     \
+static void seen_are(struct seen *l, const int64_t *want, size_t n)
+{
+    assert_int_equal(l->n, n);
+    for (size_t i = 0; i < n; i++)
+        assert_int_equal(l->v[i], want[i]);
+    l->n = 0;
+}
+
+/* Exactly these, or none; and begins anew. */
+#define SEEN(l, ...)                                                     \
+    do {                                                                 \
+        const int64_t want_[] = {-1, ##__VA_ARGS__};                     \
+        seen_are(&(l), want_ + 1, sizeof(want_) / sizeof(want_[0]) - 1); \
     } while (0)
 
 /* Runs fn in a child, which answers 0 to 99; 1000 + signal if that ended it. The parent must have
@@ -833,8 +839,9 @@ static void test_pages(void **state)
 
 static bool same(struct span a, struct span b)
 {
-    return (a.ptr != NULL) == (b.ptr != NULL) && a.len == b.len &&
-           (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
+    if (a.ptr == NULL || b.ptr == NULL)
+        return a.ptr == b.ptr && a.len == b.len;
+    return a.len == b.len && memcmp(a.ptr, b.ptr, a.len) == 0;
 }
 
 static int compare(void *arg, const struct result *r)

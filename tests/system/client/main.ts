@@ -135,6 +135,11 @@ async function download(id: string): Promise<void> {
     assert.equal(part.response.status, 206);
     assert.equal(ok(part), "one|");
     assert.equal(part.response.headers.get("Content-Range"), "bytes 996-999/1000");
+
+    const beyond = await client.GET(url, { params: { path, header: { Range: "bytes=1000-" } } });
+    assert.equal(beyond.error?.type, "/problems/range-not-satisfiable");
+    assert.equal(beyond.error?.errors?.[0]?.header, "Range");
+    assert.equal(beyond.response.headers.get("Content-Range"), "bytes */1000");
 }
 
 async function stream(id: string): Promise<void> {
