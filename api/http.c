@@ -25,6 +25,7 @@
 enum {
     BACKLOG = 1024,
     DRAIN_US = 3 * 1000 * 1000, /* for the answers under way when the service stops */
+    PARAMETERS_MAX = 256,       /* of a query; every route knows far fewer, but for metadata.KEY */
 };
 
 /* ---- reading from a request ---- */
@@ -124,10 +125,76 @@ void request_fail(struct request *r, int rc, const char *what)
 
 /* ---- libmicrohttpd's callbacks ---- */
 
+static void request_free(struct request *r)
+{
+    if (!r)
+        return;
+    ingest_free(r);
+    query_fini(&r->query);
+    problem_fini(&r->problem);
+    for (size_t i = 0; i < JOINED_MAX; i++)
+        free(r->joined[i]);
+    free(r->target);
+    free(r);
+}
+
+/* A request whose line was read, and for which on_call has not been called yet: the library may
+ * give it up in between (a header that it cannot parse) without a word. One a connection. */
+struct slot {
+    struct request *pending;
+};
+
+static struct slot *slot_of(struct MHD_Connection *conn)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        conn, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+    return info ? info->socket_context : NULL;
+}
+
+static void on_connection(void *arg, struct MHD_Connection *conn, void **context,
+                          enum MHD_ConnectionNotificationCode code)
+{
+    struct slot *s = *context;
+
+    (void)arg;
+    (void)conn;
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        *context = calloc(1, sizeof(struct slot));
+    } else if (s) {
+        request_free(s->pending);
+        free(s);
+        *context = NULL;
+    }
+}
+
+/* With very many parameters the library, which takes the query apart too, runs out of its memory
+ * for the connection and goes silent: answered here, and closed. */
+static void refuse_query(struct request *r)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        r->conn, MHD_CONNECTION_INFO_CONNECTION_FD);
+
+    problem_set(&r->problem, PROBLEM_BAD_REQUEST, "more than %d query parameters", PARAMETERS_MAX);
+    answer_raw(r);
+    if (info)
+        (void)shutdown(info->connect_fd, SHUT_RDWR);
+}
+
+static bool too_many_parameters(const char *uri)
+{
+    int n = 0;
+
+    for (const char *p = strchr(uri, '&'); p && n <= PARAMETERS_MAX; p = strchr(p + 1, '&'))
+        n++;
+    return n >= PARAMETERS_MAX;
+}
+
 /* The request line has been read; nothing of it has been decoded yet. */
 static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *conn)
 {
-    struct request *r = calloc(1, sizeof(*r));
+    struct slot *slot = slot_of(conn);
+    struct request *r = slot ? calloc(1, sizeof(*r)) : NULL;
 
     if (!r)
         return NULL; /* on_call closes */
@@ -141,6 +208,10 @@ static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *
         return NULL;
     }
     memcpy(r->target, uri, r->target_len + 1);
+    request_free(slot->pending);
+    slot->pending = r;
+    if (too_many_parameters(uri))
+        refuse_query(r);
     return r;
 }
 
@@ -213,12 +284,13 @@ static enum MHD_Result on_call(void *arg, struct MHD_Connection *conn, const cha
     struct request *r = *context;
 
     (void)arg;
-    (void)conn;
     (void)url; /* decoded without care: r->target is what we read */
     if (!r)
         return MHD_NO;
-    if (!r->begun)
-        return begin(r, method, version);
+    if (!r->begun) {
+        slot_of(conn)->pending = NULL; /* on_completed comes for it now */
+        return r->answered ? MHD_NO : begin(r, method, version);
+    }
     if (*size > 0)
         return body(r, data, size);
     return finish(r);
@@ -234,6 +306,8 @@ static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
     if (!r)
         return;
     *context = NULL;
+    if (slot_of(conn)->pending == r) /* some errors of the library's own come here without a call */
+        slot_of(conn)->pending = NULL;
     if (r->linger) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(
             conn, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -246,13 +320,7 @@ static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
     if (r->finishing && --api->answering == 0)
         pthread_cond_broadcast(&api->quiet);
     pthread_mutex_unlock(&api->lock);
-    ingest_free(r);
-    query_fini(&r->query);
-    problem_fini(&r->problem);
-    for (size_t i = 0; i < JOINED_MAX; i++)
-        free(r->joined[i]);
-    free(r->target);
-    free(r);
+    request_free(r);
 }
 
 __attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *fmt, va_list ap)
@@ -331,7 +399,8 @@ static int start_daemon(struct api *api)
         (unsigned)api->cfg->max_connections, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)CONNECTION_MEMORY, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, api,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, api, MHD_OPTION_END);
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, api, MHD_OPTION_NOTIFY_CONNECTION,
+        on_connection, api, MHD_OPTION_END);
     if (!api->daemon)
         return E_NOMEM;
     api->listen_fd = -1; /* the daemon's now: MHD_stop_daemon closes it */

@@ -176,6 +176,8 @@ struct shard {
     CURLM *multi;                /* NULL: not made yet */
     int64_t due_us;              /* libcurl's timer; INT64_MAX: none */
     uint32_t active;
+    int64_t idle_since;          /* active is 0 since */
+    bool stale;                  /* an idle connection of it has died */
     bool touched;                /* look for ended transfers */
 };
 

@@ -2,17 +2,22 @@
  *
  * Descriptors are entries in an array, not allocations. A descriptor that libcurl stops watching
  * stays registered with epoll, since the next request on a kept connection asks for the same
- * again; when it fires meanwhile, it is taken out. libcurl's timers are deadlines that the next
+ * again; when it fires meanwhile, its connection must not be used again. libcurl's timers are deadlines that the next
  * epoll_wait honours. */
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "server/fetch_int.h"
 
-enum { EVENTS = 512 };
+enum {
+    EVENTS = 512,
+    IDLE_US = 60 * 1000 * 1000, /* idle connections are kept this long … */
+    STALE_US = 1000 * 1000,     /* … and this long when some of them were closed by their origin */
+};
 
 static struct fd_entry *entry(struct fetcher *f, int fd)
 {
@@ -196,22 +201,58 @@ void multi_remove(struct transfer *t)
     if (s == NULL)
         return;
     curl_multi_remove_handle(s->multi, t->easy);
-    s->active--;
+    if (--s->active == 0)
+        s->idle_since = t->f->now;
     t->lane->host->active[s - t->f->shards]--;
     t->shard = NULL;
+}
+
+static void shard_close(struct shard *s)
+{
+    curl_multi_cleanup(s->multi);
+    s->multi = NULL;
+    s->due_us = INT64_MAX;
+    s->touched = s->stale = false;
 }
 
 void multi_close_idle(struct fetcher *f)
 {
     for (unsigned i = 0; i < SHARDS; i++) {
         struct shard *s = &f->shards[i];
+        if (s->multi != NULL && s->active == 0)
+            shard_close(s);
+    }
+}
+
+/* Shards without work whose connections have been idle for long are closed. libcurl itself looks
+ * at idle connections only when another transfer comes. Returns when to look again. */
+static int64_t age_out(struct fetcher *f)
+{
+    int64_t next = INT64_MAX;
+    for (unsigned i = 0; i < SHARDS; i++) {
+        struct shard *s = &f->shards[i];
         if (s->multi == NULL || s->active > 0)
             continue;
-        curl_multi_cleanup(s->multi);
-        s->multi = NULL;
-        s->due_us = INT64_MAX;
-        s->touched = false;
+        int64_t due = s->idle_since + (s->stale ? STALE_US : IDLE_US);
+        if (due <= f->now)
+            shard_close(s);
+        else if (due < next)
+            next = due;
     }
+    return next;
+}
+
+/* An idle connection that becomes readable was closed by its origin, or holds bytes that nobody
+ * asked for: whoever used it next would take them for its own response. Its end is read and shut
+ * down, which is how libcurl finds it dead. */
+static void spoil(struct fetcher *f, int fd, struct fd_entry *en)
+{
+    char junk[4096];
+    for (int i = 0; i < 16 && recv(fd, junk, sizeof(junk), MSG_DONTWAIT) > 0; i++)
+        ;
+    (void)shutdown(fd, SHUT_RDWR);
+    epoll_set(f, fd, en, 0);
+    f->shards[en->shard].stale = true;
 }
 
 static void act(struct shard *s, curl_socket_t fd, int events)
@@ -234,8 +275,12 @@ static void on_event(struct fetcher *f, int fd, uint32_t events)
         return;
     }
     struct shard *s = &f->shards[en->shard];
-    if (en->kind != FD_CURL || en->want == 0 || s->multi == NULL) {
-        epoll_set(f, fd, en, 0); /* an idle connection was closed by its origin, most likely */
+    if (en->kind != FD_CURL || s->multi == NULL) {
+        epoll_set(f, fd, en, 0);
+        return;
+    }
+    if (en->want == 0) {
+        spoil(f, fd, en);
         return;
     }
     int mask = 0;
@@ -268,6 +313,8 @@ static void reap(struct shard *s)
 
 void multi_turn(struct fetcher *f, int64_t until)
 {
+    int64_t aged = age_out(f);
+    until = aged < until ? aged : until;
     for (unsigned i = 0; i < SHARDS; i++) {
         if (f->shards[i].due_us < until)
             until = f->shards[i].due_us;
