@@ -357,9 +357,10 @@ void log_line(enum log_level level, const char *area, const char *fmt, ...)
     time_t sec = (time_t)(ms / 1000);
     if (gmtime_r(&sec, &tm) == NULL)
         memset(&tm, 0, sizeof(tm));
-    int head = snprintf(line, sizeof(line), "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ %s %s: ",
-                        tm.tm_year + 1900, tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min,
-                        tm.tm_sec, (int)(ms % 1000), names[level], area);
+    int head = snprintf(line, sizeof(line),
+                        "%04d-%02d-%02dT%02d:%02d:%02d.%03dZ %s %s: ", tm.tm_year + 1900,
+                        tm.tm_mon + 1, tm.tm_mday, tm.tm_hour, tm.tm_min, tm.tm_sec,
+                        (int)(ms % 1000), names[level], area);
     if (head < 0 || (size_t)head > sizeof(line) / 2)
         goto out;
     va_start(ap, fmt);

@@ -17,8 +17,21 @@ const char batchfetch_version[] = "0.1.0";
 
 extern char **environ;
 
-enum kind { K_NUM32, K_NUM64, K_SIZE, K_TEXT, K_LISTEN, K_NETS, K_SERVERS, K_FILE, K_LEVEL, K_FLAG,
-            K_CONFIG, K_HELP, K_VERSION };
+enum kind {
+    K_NUM32,
+    K_NUM64,
+    K_SIZE,
+    K_TEXT,
+    K_LISTEN,
+    K_NETS,
+    K_SERVERS,
+    K_FILE,
+    K_LEVEL,
+    K_FLAG,
+    K_CONFIG,
+    K_HELP,
+    K_VERSION
+};
 
 struct option {
     const char *name;
@@ -392,10 +405,8 @@ static const char *set_value(struct config *c, const struct option *o, const cha
         free(*(char **)m);
         *(char **)m = xstrdup(v);
         return NULL;
-    case K_LISTEN:
-        return set_listen(c, v);
-    case K_NETS:
-        return add_nets(c, v);
+    case K_LISTEN: return set_listen(c, v);
+    case K_NETS: return add_nets(c, v);
     case K_LEVEL:
         for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
             if (strcmp(levels[i], v) == 0) {
@@ -404,11 +415,8 @@ static const char *set_value(struct config *c, const struct option *o, const cha
             }
         }
         return "it is not one of error, warn, info, debug";
-    case K_FLAG:
-        *(bool *)m = true;
-        return NULL;
-    default:
-        return NULL;
+    case K_FLAG: *(bool *)m = true; return NULL;
+    default: return NULL;
     }
 }
 
@@ -566,8 +574,8 @@ static int read_environment(struct config *c)
         const struct option *near = find(option) == NULL ? nearest(option) : NULL;
         if (near != NULL && near->arg != NULL) {
             env_name(near->name, name, sizeof(name));
-            complain(&s, NULL, "unknown variable %.*s; did you mean %s?",
-                     (int)strcspn(*e, "="), *e, name);
+            complain(&s, NULL, "unknown variable %.*s; did you mean %s?", (int)strcspn(*e, "="), *e,
+                     name);
             return E_INVAL;
         }
     }
@@ -657,7 +665,8 @@ static void print_help(void)
             printf(" (default: batchfetch/%s)", batchfetch_version);
         else if (strcmp(o->name, "data") == 0)
             printf("\n%-31s (default: $STATE_DIRECTORY, $XDG_DATA_HOME/batchfetch\n"
-                   "%-31s or ~/.local/share/batchfetch)", "", "");
+                   "%-31s or ~/.local/share/batchfetch)",
+                   "", "");
         putchar('\n');
     }
 }
@@ -726,8 +735,8 @@ void config_print(const struct config *c)
                 printf("%s = %" PRIu64 "\n", o->name, n);
             break;
         case K_LISTEN:
-            printf(strchr(c->listen_host, ':') != NULL ? "%s = [%s]:%u\n" : "%s = %s:%u\n",
-                   o->name, c->listen_host, (unsigned)c->listen_port);
+            printf(strchr(c->listen_host, ':') != NULL ? "%s = [%s]:%u\n" : "%s = %s:%u\n", o->name,
+                   c->listen_host, (unsigned)c->listen_port);
             break;
         case K_NETS:
             printf("%s%s", c->n_allow_net > 0 ? "" : "# ", o->name);
@@ -738,9 +747,7 @@ void config_print(const struct config *c)
                        c->allow_net[k].prefix);
             putchar('\n');
             break;
-        case K_LEVEL:
-            printf("%s = %s\n", o->name, levels[*(const enum log_level *)m]);
-            break;
+        case K_LEVEL: printf("%s = %s\n", o->name, levels[*(const enum log_level *)m]); break;
         default:
             if (*(char *const *)m != NULL)
                 printf("%s = %s\n", o->name, *(char *const *)m);

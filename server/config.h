@@ -7,21 +7,21 @@
 #include "server/guard.h"
 
 struct config {
-    char *listen_host;             /* --listen HOST:PORT; default 127.0.0.1:8080 */
-    uint16_t listen_port;          /* 0: any free port */
-    char *data;                    /* --data DIR; default see config_load */
-    uint32_t max_parallel;         /* --max-parallel N|auto: transfers in flight, all batches
+    char *listen_host;           /* --listen HOST:PORT; default 127.0.0.1:8080 */
+    uint16_t listen_port;        /* 0: any free port */
+    char *data;                  /* --data DIR; default see config_load */
+    uint32_t max_parallel;       /* --max-parallel N|auto: transfers in flight, all batches
                                       together; 0 = auto (the engine computes it) */
-    uint32_t max_per_host;         /* --max-per-host N: the same, per host name; default 16 */
-    uint32_t fetchers;             /* --fetchers N|auto: fetcher threads; 0 = auto: cores, <= 16 */
-    struct guard_net *allow_net;   /* --allow-net CIDR, may be given several times or as a list */
+    uint32_t max_per_host;       /* --max-per-host N: the same, per host name; default 16 */
+    uint32_t fetchers;           /* --fetchers N|auto: fetcher threads; 0 = auto: cores, <= 16 */
+    struct guard_net *allow_net; /* --allow-net CIDR, may be given several times or as a list */
     size_t n_allow_net;
-    char *dns_servers;             /* --dns-servers ip[:port],…; NULL: resolv.conf */
-    char *ca_file;                 /* --ca-file PEM: instead of the system's store; NULL: system */
-    char *user_agent;              /* --user-agent TEXT; default "batchfetch/VERSION" */
-    uint32_t timeout_ms;           /* --timeout-ms; default 30000 */
-    uint32_t connect_timeout_ms;   /* --connect-timeout-ms; default 10000 */
-    uint64_t max_body_bytes;       /* --max-body-bytes: of a fetched body, decoded; default 10 MiB */
+    char *dns_servers;           /* --dns-servers ip[:port],…; NULL: resolv.conf */
+    char *ca_file;               /* --ca-file PEM: instead of the system's store; NULL: system */
+    char *user_agent;            /* --user-agent TEXT; default "batchfetch/VERSION" */
+    uint32_t timeout_ms;         /* --timeout-ms; default 30000 */
+    uint32_t connect_timeout_ms; /* --connect-timeout-ms; default 10000 */
+    uint64_t max_body_bytes;     /* --max-body-bytes: of a fetched body, decoded; default 10 MiB */
     uint64_t max_submission_bytes; /* --max-submission-bytes; default 2 GiB */
     uint64_t max_urls;             /* --max-urls: per batch; default 10,000,000 */
     uint32_t max_connections;      /* --max-connections: API connections; default 1024 */

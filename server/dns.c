@@ -21,7 +21,7 @@ enum {
     INFLIGHT_MAX = 512,
     TIMEOUT_MS = 2000,
     TRIES = 3,
-    EDNS_SIZE = 1232,    /* what passes without fragments everywhere (DNS flag day 2020) */
+    EDNS_SIZE = 1232,     /* what passes without fragments everywhere (DNS flag day 2020) */
     RCVBUF = 1024 * 1024, /* all answers of a burst come in on one socket */
     FIRST_BUCKETS = 256,
 };
@@ -29,9 +29,9 @@ enum {
 #define SECOND ((int64_t)1000000)
 #define TTL_MIN (1 * SECOND)
 #define TTL_MAX (3600 * SECOND)
-#define TTL_HOSTS (60 * SECOND)  /* of /etc/hosts, which has none */
+#define TTL_HOSTS (60 * SECOND) /* of /etc/hosts, which has none */
 #define TTL_NEGATIVE (5 * SECOND)
-#define TTL_FAILED (1 * SECOND)  /* servers that fail may be back soon; but not within a burst */
+#define TTL_FAILED (1 * SECOND) /* servers that fail may be back soon; but not within a burst */
 
 struct waiter {
     struct waiter *next;
@@ -101,14 +101,10 @@ static void list_remove(struct list *l, struct entry *e)
 static struct list *list_of(struct dns *d, enum state s)
 {
     switch (s) {
-    case WAITING:
-        return &d->waiting;
-    case DONE:
-        return &d->done;
-    case KNOWN:
-        return &d->known;
-    default:
-        return NULL;
+    case WAITING: return &d->waiting;
+    case DONE: return &d->done;
+    case KNOWN: return &d->known;
+    default: return NULL;
     }
 }
 
@@ -224,27 +220,15 @@ static void set_error(struct entry *e, int status)
         e->rc = E_NOTFOUND;
         e->error = "not a valid host name";
         break;
-    case ARES_ETIMEOUT:
-        e->error = "the name servers did not answer in time";
-        break;
-    case ARES_ECONNREFUSED:
-        e->error = "no name server could be reached";
-        break;
+    case ARES_ETIMEOUT: e->error = "the name servers did not answer in time"; break;
+    case ARES_ECONNREFUSED: e->error = "no name server could be reached"; break;
     case ARES_ESERVFAIL:
     case ARES_EREFUSED:
     case ARES_ENOTIMP:
-    case ARES_EFORMERR:
-        e->error = "the name servers answered with an error";
-        break;
-    case ARES_EBADRESP:
-        e->error = "the name servers sent a malformed answer";
-        break;
-    case ARES_ENOMEM:
-        e->error = "out of memory";
-        break;
-    default:
-        e->error = "the look-up failed";
-        break;
+    case ARES_EFORMERR: e->error = "the name servers answered with an error"; break;
+    case ARES_EBADRESP: e->error = "the name servers sent a malformed answer"; break;
+    case ARES_ENOMEM: e->error = "out of memory"; break;
+    default: e->error = "the look-up failed"; break;
     }
     e->expires = e->d->now + (e->rc == E_NOTFOUND ? TTL_NEGATIVE : TTL_FAILED);
 }

@@ -20,11 +20,11 @@ struct dns_addr {
 };
 
 struct dns_answer {
-    int rc;               /* 0, or E_NOTFOUND (no such name), E_IO (servers failed or timed out) */
-    const char *error;    /* with rc: static text, e.g. "no such host" */
-    size_t n;             /* with rc 0: 1 .. DNS_ADDRS_MAX */
+    int rc;            /* 0, or E_NOTFOUND (no such name), E_IO (servers failed or timed out) */
+    const char *error; /* with rc: static text, e.g. "no such host" */
+    size_t n;          /* with rc 0: 1 .. DNS_ADDRS_MAX */
     struct dns_addr addr[DNS_ADDRS_MAX]; /* in the order to be tried: RFC 6724 as c-ares sorts */
-    int64_t expires_us;   /* monotonic; ask again after this */
+    int64_t expires_us;                  /* monotonic; ask again after this */
 };
 
 /* Called once for each dns_resolve that returned 1, from within dns_event or dns_tick. The answer
@@ -41,7 +41,8 @@ struct dns_options {
     int tries;           /* 0: 3 */
 };
 
-int dns_new(struct dns **out, const struct dns_options *o, dns_watch_fn *watch, void *arg) MUSTCHECK;
+int dns_new(struct dns **out, const struct dns_options *o, dns_watch_fn *watch,
+            void *arg) MUSTCHECK;
 void dns_free(struct dns *d); /* no callbacks are called; NULL is fine */
 
 /* Looks up a host name (never an address literal), lower case. Returns 0 with *a filled in when

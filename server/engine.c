@@ -11,8 +11,8 @@
 #include "server/fetch.h"
 
 enum {
-    DRAIN_MS = 3000,        /* what is in flight at SIGTERM may take this long to finish */
-    OTHER_FDS = 64,         /* database, log, listening socket, spilled bodies' headroom */
+    DRAIN_MS = 3000, /* what is in flight at SIGTERM may take this long to finish */
+    OTHER_FDS = 64,  /* database, log, listening socket, spilled bodies' headroom */
 };
 
 /* ---- the table of live batches; engine.mutex held ---- */
@@ -223,8 +223,7 @@ int engine_batch(struct engine *e, struct store *reader, const char *id, struct 
     return l != NULL ? rc : store_find(reader, id, &out->b);
 }
 
-void engine_overlay(struct engine *e, struct store *reader, struct batch *b,
-                    struct batch_view *out)
+void engine_overlay(struct engine *e, struct store *reader, struct batch *b, struct batch_view *out)
 {
     memset(out, 0, sizeof(*out));
     struct batch own = *b;

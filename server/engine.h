@@ -16,7 +16,8 @@ struct engine;
 
 /* Opens the store in cfg->data for writing, starts the threads, takes up all unfinished batches.
  * cfg must outlive the engine. On failure *why says the cause. */
-int engine_start(struct engine **out, const struct config *cfg, char *why, size_t why_size) MUSTCHECK;
+int engine_start(struct engine **out, const struct config *cfg, char *why,
+                 size_t why_size) MUSTCHECK;
 /* Stops accepting, ends the threads after a last commit, closes the store. What is in flight is
  * fetched again at the next start. NULL is fine. All uploads must have been released. */
 void engine_stop(struct engine *e);
@@ -50,9 +51,9 @@ uint64_t upload_count(const struct upload *u);
 struct upload_settings {
     uint32_t max_parallel, max_per_host; /* 0: none of its own */
     uint32_t max_redirects;
-    struct item defaults;                /* url unset */
-    const char *name, *metadata;         /* NULL: none; metadata: a JSON object as text */
-    const char *idem_key;                /* NULL: none */
+    struct item defaults;        /* url unset */
+    const char *name, *metadata; /* NULL: none; metadata: a JSON object as text */
+    const char *idem_key;        /* NULL: none */
     uint8_t idem_hash[STORE_HASH_SIZE];
 };
 
@@ -60,11 +61,11 @@ struct upload_settings {
  * queued + in_flight + retry_wait + succeeded + failed + cancelled == total, always. Owned parts:
  * batch_view_fini. */
 struct batch_view {
-    struct batch b;       /* succeeded, failed, cancelled and bytes_received are the live ones */
+    struct batch b; /* succeeded, failed, cancelled and bytes_received are the live ones */
     uint64_t queued;
-    uint64_t in_flight;   /* started, result not yet stored (includes redirects waiting to go on) */
+    uint64_t in_flight; /* started, result not yet stored (includes redirects waiting to go on) */
     uint64_t retry_wait;
-    double rate_per_s;    /* results a second over the last some seconds; 0 when not running */
+    double rate_per_s; /* results a second over the last some seconds; 0 when not running */
 };
 void batch_view_fini(struct batch_view *v);
 
@@ -73,7 +74,8 @@ void batch_view_fini(struct batch_view *v);
  * and valid during the call only (copy with batch_copy). */
 typedef void upload_done_fn(void *arg, int rc, const struct batch_view *v);
 /* The last call on u but upload_release. */
-void upload_commit(struct upload *u, const struct upload_settings *s, upload_done_fn *fn, void *arg);
+void upload_commit(struct upload *u, const struct upload_settings *s, upload_done_fn *fn,
+                   void *arg);
 /* Lets go; what was not committed is removed in the background. NULL is fine. */
 void upload_release(struct upload *u);
 

@@ -16,10 +16,10 @@
 enum {
     LIVE_BUCKETS = 1024,
     FETCHERS_MAX = 16,
-    RATE_SLOTS = 8,                     /* seconds that rate_per_s looks back on, and one */
-    UNWRITTEN_MAX = 64 * 1024 * 1024,   /* bytes of results on their way to the disk: above this
+    RATE_SLOTS = 8,                   /* seconds that rate_per_s looks back on, and one */
+    UNWRITTEN_MAX = 64 * 1024 * 1024, /* bytes of results on their way to the disk: above this
                                            nothing new is started */
-    UPLOADS_MAX = 1024,                 /* uploads at once; little memory each until data comes */
+    UPLOADS_MAX = 1024,               /* uploads at once; little memory each until data comes */
 };
 
 /* Lane 0 holds the requests whose URL cannot be fetched. */
@@ -32,38 +32,41 @@ struct page_map; /* feeder.c */
  * result that is on its way. The settings in `b` are constant. */
 struct live {
     _Atomic uint32_t refs;
-    struct batch b;        /* state, counts and times: written by the keeper under engine.mutex */
-    struct item defaults;  /* spans into b.defaults */
-    struct quota quota;    /* max_parallel over all fetchers; has_quota */
+    struct batch b;       /* state, counts and times: written by the keeper under engine.mutex */
+    struct item defaults; /* spans into b.defaults */
+    struct quota quota;   /* max_parallel over all fetchers; has_quota */
     bool has_quota;
-    int64_t accept_us;     /* monotonic time of its acceptance (before a restart: reckoned back) */
+    int64_t accept_us; /* monotonic time of its acceptance (before a restart: reckoned back) */
 
-    _Atomic bool stopped;  /* cancelled or deleted: nothing more is started */
-    _Atomic bool deleted;  /* results are dropped too */
-    _Atomic uint64_t in_flight;  /* started, result not stored */
+    _Atomic bool stopped;       /* cancelled or deleted: nothing more is started */
+    _Atomic bool deleted;       /* results are dropped too */
+    _Atomic uint64_t in_flight; /* started, result not stored */
     _Atomic uint64_t retry_wait;
     _Atomic int64_t started_ms;
 
-    struct live *bucket_next;                 /* engine.mutex */
-    struct { int64_t second; uint32_t n; } rate[RATE_SLOTS]; /* engine.mutex */
+    struct live *bucket_next; /* engine.mutex */
+    struct {
+        int64_t second;
+        uint32_t n;
+    } rate[RATE_SLOTS]; /* engine.mutex */
 
     /* The keeper's alone. */
     struct live *all_prev, *all_next;
-    uint64_t next_n;       /* completion number of the next result */
-    uint64_t done;         /* results stored */
-    uint8_t *done_bits;    /* which indexes have one */
-    bool recovered;        /* taken up after a restart: pages may hold finished requests */
-    struct page_map *feed; /* feeder.c */
-    uint64_t outstanding;  /* requests handed to fetchers, not done */
+    uint64_t next_n;           /* completion number of the next result */
+    uint64_t done;             /* results stored */
+    uint8_t *done_bits;        /* which indexes have one */
+    bool recovered;            /* taken up after a restart: pages may hold finished requests */
+    struct page_map *feed;     /* feeder.c */
+    uint64_t outstanding;      /* requests handed to fetchers, not done */
     struct live *touched_next; /* the group being committed: */
     bool touched;
     bool ending;
-    int group_state;       /* enum batch_state that the group gives it; -1: none */
+    int group_state; /* enum batch_state that the group gives it; -1: none */
     int64_t ended_ms;
-    uint64_t group_flown;  /* results that came, stored or not: leave in_flight */
+    uint64_t group_flown; /* results that came, stored or not: leave in_flight */
     uint64_t group_done, group_succeeded, group_failed, group_cancelled, group_bytes;
-    int64_t cancel_page;   /* CANCELLING: the next page to go through */
-    bool clearing;         /* in keeper.cancelling */
+    int64_t cancel_page; /* CANCELLING: the next page to go through */
+    bool clearing;       /* in keeper.cancelling */
     struct live *cancel_next;
 };
 
@@ -92,7 +95,7 @@ struct msg_pages {
     struct msg m;
     struct upload *upload; /* a reference */
     size_t n;
-    struct page *pages;    /* data: pointers into buf */
+    struct page *pages; /* data: pointers into buf */
     struct buf buf;
 };
 
@@ -102,7 +105,7 @@ struct msg_commit {
     struct batch b;        /* no, id, pages, times: set by the keeper */
     upload_done_fn *fn;
     void *arg;
-    int rc;                /* set by the keeper */
+    int rc; /* set by the keeper */
     struct live *live;
     struct batch existing; /* rc E_EXISTS */
 };
@@ -115,16 +118,16 @@ struct msg_abort {
 /* Finished requests, in one block of memory with their strings. */
 struct done {
     struct done *next;
-    struct live *live;     /* a reference */
-    struct result r;       /* spans into the block, body perhaps into owned_body */
-    char *owned_body;      /* malloc'd; NULL: none */
-    bool skip;             /* the keeper: dropped */
+    struct live *live; /* a reference */
+    struct result r;   /* spans into the block, body perhaps into owned_body */
+    char *owned_body;  /* malloc'd; NULL: none */
+    bool skip;         /* the keeper: dropped */
 };
 
 struct msg_results {
     struct msg m;
     struct done *first, **tail;
-    size_t bytes;          /* of memory that it stands for: counts against UNWRITTEN_MAX */
+    size_t bytes; /* of memory that it stands for: counts against UNWRITTEN_MAX */
     size_t used, cap;
     char mem[];
 };
@@ -132,18 +135,18 @@ struct msg_results {
 /* A fetcher asks for more pages of a lane. */
 struct msg_want {
     struct msg m;
-    struct live *live;     /* a reference */
+    struct live *live; /* a reference */
     uint64_t lane;
-    uint32_t n;            /* requests, about */
+    uint32_t n; /* requests, about */
 };
 
 struct msg_page {
     struct msg m;
-    struct live *live;     /* a reference */
+    struct live *live; /* a reference */
     uint64_t lane;
-    uint32_t count;        /* may be 0 with last */
-    bool last;             /* there are no further pages of this lane */
-    bool ask;              /* no further ones of it are on their way */
+    uint32_t count; /* may be 0 with last */
+    bool last;      /* there are no further pages of this lane */
+    bool ask;       /* no further ones of it are on their way */
     size_t len;
     char data[];
 };
@@ -152,13 +155,13 @@ struct msg_page {
 struct msg_steer {
     struct msg m;
     char id[STORE_BATCH_ID_SIZE];
-    bool remove;           /* delete */
+    bool remove; /* delete */
     engine_done_fn *fn;
     void *arg;
     int rc;
-    struct live *live;     /* a reference, once found */
-    int64_t no;            /* of the batch, once found */
-    _Atomic int left;      /* fetchers that have not dropped it yet */
+    struct live *live; /* a reference, once found */
+    int64_t no;        /* of the batch, once found */
+    _Atomic int left;  /* fetchers that have not dropped it yet */
     struct msg_drop {
         struct msg m;
         struct msg_steer *steer;
@@ -168,10 +171,13 @@ struct msg_steer {
 struct upload {
     _Atomic uint32_t refs;
     struct engine *engine;
-    uint64_t count;        /* api thread */
+    uint64_t count; /* api thread */
     uint32_t pages;
-    struct buf chunk;      /* records of the piece being gathered */
-    struct entry { uint64_t lane; uint32_t pos, len; } *entries;
+    struct buf chunk; /* records of the piece being gathered */
+    struct entry {
+        uint64_t lane;
+        uint32_t pos, len;
+    } * entries;
     size_t n_entries;
     bool ended;            /* committed or aborted: the keeper knows */
     _Atomic int64_t no;    /* keeper: the number of its staged batch; 0: nothing staged yet */
@@ -190,23 +196,23 @@ struct fetcher;
 struct engine {
     const struct config *cfg;
     uint32_t max_parallel;
-    struct guard guard;          /* constant */
-    struct store *store;         /* keeper */
-    struct inbox inbox;          /* of the keeper */
+    struct guard guard;  /* constant */
+    struct store *store; /* keeper */
+    struct inbox inbox;  /* of the keeper */
     struct quota global;
     pthread_t keeper_thread;
     bool keeper_runs;
     struct fetcher *fetchers[FETCHERS_MAX];
     unsigned n_fetchers, n_running;
     _Atomic bool stopping;
-    _Atomic int64_t unwritten;   /* bytes */
+    _Atomic int64_t unwritten; /* bytes */
     _Atomic uint32_t uploads;
 
     pthread_mutex_t block_mutex; /* spare blocks for results */
     struct msg_results *blocks;
     unsigned n_blocks;
 
-    pthread_mutex_t mutex;       /* the table, and what is marked with it in struct live */
+    pthread_mutex_t mutex; /* the table, and what is marked with it in struct live */
     struct live *buckets[LIVE_BUCKETS];
 
     engine_end_fn *end_fn;

@@ -12,7 +12,7 @@
 #include "server/fetch.h"
 
 enum {
-    HEADS = 256,   /* page heads read ahead */
+    HEADS = 256, /* page heads read ahead */
     WANT_MAX = 8192,
 };
 

@@ -10,9 +10,9 @@
 #include "server/fetch_int.h"
 
 enum {
-    LANE_LOW = 32,         /* ask for more when fewer requests wait than this … */
-    LANE_LOW_MAX = 4096,   /* … or, for a host with much parallelism, up to this */
-    IN_PAGES_MAX = 65536,  /* requests waiting in memory, above which only the low mark counts */
+    LANE_LOW = 32,        /* ask for more when fewer requests wait than this … */
+    LANE_LOW_MAX = 4096,  /* … or, for a host with much parallelism, up to this */
+    IN_PAGES_MAX = 65536, /* requests waiting in memory, above which only the low mark counts */
     RECORD_MAX = 64 * 1024 * 1024,
     SPARES_MAX = 1024,
 };
@@ -226,8 +226,8 @@ struct transfer *transfer_new(struct fetcher *f, struct live *l)
     if (t != NULL) {
         f->spare = t->next;
         f->n_spares--;
-        struct buf keep[] = {t->record, t->joined, t->redirects, t->fields_in, t->location,
-                             t->body};
+        struct buf keep[] = {t->record,    t->joined,   t->redirects,
+                             t->fields_in, t->location, t->body};
         memset(t, 0, sizeof(*t));
         t->record = keep[0];
         t->joined = keep[1];
@@ -299,8 +299,8 @@ void transfer_free(struct transfer *t)
     url_fini(&t->url);
     free(t->hop_url);
     body_drop(t);
-    struct buf *bufs[] = {&t->record, &t->joined, &t->redirects, &t->fields_in, &t->location,
-                          &t->body};
+    struct buf *bufs[] = {&t->record,    &t->joined,   &t->redirects,
+                          &t->fields_in, &t->location, &t->body};
     bool spare = f->n_spares < SPARES_MAX;
     for (size_t i = 0; i < ARRAY_LEN(bufs); i++) {
         if (spare)
@@ -463,7 +463,8 @@ static void drop_pages(struct fetcher *f, struct lane *l)
 static void drop(struct fetcher *f, const struct live *live)
 {
     struct fbatch *b, *tmp;
-    HASH_ITER(hh, f->batches, b, tmp) {
+    HASH_ITER(hh, f->batches, b, tmp)
+    {
         if (live != NULL && b->live != live)
             continue;
         for (struct lane *l = b->lanes; l != NULL; l = l->next) {
@@ -483,7 +484,8 @@ static void drop(struct fetcher *f, const struct live *live)
         transfer_detach(t);
         transfer_drop(t);
     }
-    HASH_ITER(hh, f->batches, b, tmp) {
+    HASH_ITER(hh, f->batches, b, tmp)
+    {
         if (live != NULL && b->live != live)
             continue;
         for (struct lane *l = b->lanes, *next; l != NULL; l = next) {
@@ -673,7 +675,8 @@ void fetcher_free(struct fetcher *f)
         on_thread_end(f); /* hops that another fetcher sent while it stopped */
     dns_free(f->dns);
     struct host *h, *tmp;
-    HASH_ITER(hh, f->hosts, h, tmp) { /* those whose names were being resolved */
+    HASH_ITER(hh, f->hosts, h, tmp)
+    { /* those whose names were being resolved */
         HASH_DEL(f->hosts, h);
         start_drop_target(h);
         free(h);

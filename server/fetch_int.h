@@ -25,9 +25,9 @@ enum {
     SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
     HEADER_BYTES = 64 * 1024, /* of a response's field lines */
     HEADER_LINES = 200,
-    INTERIM_MAX = 20,         /* 1xx responses to one request */
-    HOP_BODY = 64 * 1024,     /* of a redirect's body that is read to keep its connection */
-    EASY_POOL = 512,          /* handles kept for the next transfers */
+    INTERIM_MAX = 20,     /* 1xx responses to one request */
+    HOP_BODY = 64 * 1024, /* of a redirect's body that is read to keep its connection */
+    EASY_POOL = 512,      /* handles kept for the next transfers */
     TRANSFER_MAGIC = 0x7472616e,
 };
 
@@ -50,13 +50,13 @@ struct host {
     struct sched_host s;
     struct fetcher *f;
     UT_hash_handle hh;
-    uint64_t key;                /* lane_of_host */
+    uint64_t key; /* lane_of_host */
     enum host_state state;
-    const char *blocked_by;      /* HOST_BLOCKED: the guard's rule */
+    const char *blocked_by; /* HOST_BLOCKED: the guard's rule */
     int64_t expires_us;
-    size_t n_addr, cur;          /* only allowed addresses; cur: the one in use */
+    size_t n_addr, cur; /* only allowed addresses; cur: the one in use */
     struct dns_addr addr[DNS_ADDRS_MAX];
-    struct target *target;       /* of addr[cur]; NULL: not made yet */
+    struct target *target;                  /* of addr[cur]; NULL: not made yet */
     struct transfer *wait_head, *wait_tail; /* ASKING */
     uint16_t active[SHARDS];
     char name[];
@@ -66,14 +66,14 @@ struct host {
 struct fbatch {
     struct sched_batch s;
     UT_hash_handle hh;
-    struct live *live;           /* a reference; the key of the table */
+    struct live *live; /* a reference; the key of the table */
     struct lane *lanes;
 };
 
 struct page_in {
     struct page_in *next;
     struct msg_page *m;
-    size_t pos;                  /* of the next record */
+    size_t pos; /* of the next record */
     int64_t arrived_us;
 };
 
@@ -89,64 +89,64 @@ struct lane {
     struct lane_key key;
     struct host *host;
     struct fbatch *batch;
-    struct lane *prev, *next;    /* of the batch */
+    struct lane *prev, *next; /* of the batch */
     struct page_in *pages, **pages_tail;
-    uint32_t in_pages;           /* requests in them */
+    uint32_t in_pages;                    /* requests in them */
     struct transfer *front, **front_tail; /* hops and further attempts: go first */
-    uint32_t transfers;          /* that refer to it */
-    bool fed;                    /* pages came for it: it is one of the keeper's lanes */
-    bool last;                   /* no further pages on disk */
-    bool asked;                  /* a KEEPER_WANT is on its way */
+    uint32_t transfers;                   /* that refer to it */
+    bool fed;                             /* pages came for it: it is one of the keeper's lanes */
+    bool last;                            /* no further pages on disk */
+    bool asked;                           /* a KEEPER_WANT is on its way */
 };
 
 enum transfer_state {
-    TRANSFER_IDLE,     /* between two states */
-    TRANSFER_QUEUED,   /* in its lane's front list */
-    TRANSFER_RESOLVING,/* in its host's waiting list; holds its slots */
-    TRANSFER_RUNNING,  /* in a multi; holds its slots */
-    TRANSFER_WAITING,  /* for its next attempt; holds nothing */
+    TRANSFER_IDLE,      /* between two states */
+    TRANSFER_QUEUED,    /* in its lane's front list */
+    TRANSFER_RESOLVING, /* in its host's waiting list; holds its slots */
+    TRANSFER_RUNNING,   /* in a multi; holds its slots */
+    TRANSFER_WAITING,   /* for its next attempt; holds nothing */
 };
 
 /* A request from its first start to its result, over all its hops and attempts. */
 struct transfer {
-    struct msg m;                /* FETCH_HOP */
+    struct msg m; /* FETCH_HOP */
     unsigned magic;
     enum transfer_state state;
     struct fetcher *f;
-    struct transfer *prev, *next;         /* of all of the fetcher */
+    struct transfer *prev, *next;           /* of all of the fetcher */
     struct transfer *list_prev, *list_next; /* front, or the host's waiting list */
-    struct live *live;           /* a reference */
+    struct live *live;                      /* a reference */
     struct lane *lane;
-    int64_t due_us;              /* timer; INT64_MAX: none */
+    int64_t due_us; /* timer; INT64_MAX: none */
     size_t heap_pos;
 
-    struct item item;            /* with the defaults; spans into record, joined, live */
+    struct item item; /* with the defaults; spans into record, joined, live */
     struct buf record, joined;
-    bool waits_retry;            /* counted in live.retry_wait, not in_flight */
+    bool waits_retry; /* counted in live.retry_wait, not in_flight */
 
     /* the hop being made */
     struct url url;
-    char *hop_url;               /* memory of url after the first hop; NULL before */
+    char *hop_url; /* memory of url after the first hop; NULL before */
     struct span method;
     bool with_body;
-    bool foreign;                /* went to another origin: credentials are left out, for good */
+    bool foreign; /* went to another origin: credentials are left out, for good */
     unsigned hops;
     struct buf redirects;
     CURL *easy;
     struct shard *shard;
-    struct target *target;       /* a reference; NULL: the host is an address itself */
-    struct curl_slist *fields;   /* request headers given to libcurl */
-    unsigned other_addresses;    /* tries at further addresses of the host */
-    bool fresh;                  /* must not reuse a connection */
-    bool resent;                 /* a dead connection was found once already */
+    struct target *target;     /* a reference; NULL: the host is an address itself */
+    struct curl_slist *fields; /* request headers given to libcurl */
+    unsigned other_addresses;  /* tries at further addresses of the host */
+    bool fresh;                /* must not reuse a connection */
+    bool resent;               /* a dead connection was found once already */
 
     /* times, µs */
-    int64_t ready_us;            /* waits in the scheduler since */
-    int64_t resolve_us;          /* waits for its name since */
-    int64_t active_us;           /* spent by the hops of this attempt */
+    int64_t ready_us;   /* waits in the scheduler since */
+    int64_t resolve_us; /* waits for its name since */
+    int64_t active_us;  /* spent by the hops of this attempt */
     uint64_t timing[STORE_TIMINGS];
     uint32_t attempts;
-    bool new_attempt;            /* the next start begins one */
+    bool new_attempt; /* the next start begins one */
 
     /* the response being received */
     int status, version;
@@ -157,15 +157,15 @@ struct transfer {
     uint64_t body_len;
     int spill_fd;
     bool head_ended;
-    bool follow;                 /* a redirect that will be followed */
+    bool follow; /* a redirect that will be followed */
     bool too_many_hops, location_cut;
-    bool has_length;             /* Content-Length */
+    bool has_length; /* Content-Length */
     uint64_t length;
-    const char *broken;          /* what breaks the protocol; NULL: nothing */
-    bool hop_cut;                /* … whose body was too long to read */
+    const char *broken; /* what breaks the protocol; NULL: nothing */
+    bool hop_cut;       /* … whose body was too long to read */
     bool too_large, too_many_fields;
     bool truncated, no_space;
-    bool no_descriptor;          /* our own limit, not the origin's fault */
+    bool no_descriptor; /* our own limit, not the origin's fault */
     const char *blocked_by;
     char remote_ip[INET6_ADDRSTRLEN];
     char error[CURL_ERROR_SIZE];
@@ -173,12 +173,12 @@ struct transfer {
 
 struct shard {
     struct fetcher *f;
-    CURLM *multi;                /* NULL: not made yet */
-    int64_t due_us;              /* libcurl's timer; INT64_MAX: none */
+    CURLM *multi;   /* NULL: not made yet */
+    int64_t due_us; /* libcurl's timer; INT64_MAX: none */
     uint32_t active;
-    int64_t idle_since;          /* active is 0 since */
-    bool stale;                  /* an idle connection of it has died */
-    bool touched;                /* look for ended transfers */
+    int64_t idle_since; /* active is 0 since */
+    bool stale;         /* an idle connection of it has died */
+    bool touched;       /* look for ended transfers */
 };
 
 enum fd_kind { FD_NONE, FD_CURL, FD_DNS };
@@ -187,8 +187,8 @@ enum fd_kind { FD_NONE, FD_CURL, FD_DNS };
 struct fd_entry {
     uint8_t kind;
     uint8_t shard;
-    uint8_t registered;          /* EPOLLIN | EPOLLOUT bits known to epoll; 0: not in it */
-    uint8_t want;                /* what libcurl asks for now */
+    uint8_t registered; /* EPOLLIN | EPOLLOUT bits known to epoll; 0: not in it */
+    uint8_t want;       /* what libcurl asks for now */
 };
 
 struct fetcher {
@@ -200,28 +200,28 @@ struct fetcher {
     struct fd_entry *fds;
     size_t n_fds;
     struct shard shards[SHARDS];
-    CURLSH *share;               /* TLS sessions */
+    CURLSH *share; /* TLS sessions */
     struct sched sched;
     struct dns *dns;
-    struct host *hosts;          /* uthash, by name */
-    struct fbatch *batches;      /* uthash, by live */
-    struct lane *lanes;          /* uthash, by host and batch */
-    struct transfer *transfers;  /* all */
+    struct host *hosts;         /* uthash, by name */
+    struct fbatch *batches;     /* uthash, by live */
+    struct lane *lanes;         /* uthash, by host and batch */
+    struct transfer *transfers; /* all */
     uint32_t n_transfers;
-    struct transfer *spare;      /* memory of former ones */
+    struct transfer *spare; /* memory of former ones */
     uint32_t n_spares;
-    uint64_t in_pages;           /* of all lanes */
+    uint64_t in_pages; /* of all lanes */
     CURL *easies[EASY_POOL];
     size_t n_easies;
-    struct transfer **heap;      /* timers */
+    struct transfer **heap; /* timers */
     size_t heap_n, heap_cap;
     struct msg_results *out;
     struct buf scratch;
     uint64_t random;
-    int64_t now;                 /* of this turn */
-    uint32_t sockets;            /* open, idle ones too */
-    int64_t no_starts_before;    /* out of descriptors: pause */
-    bool asked;                  /* the resolver has new questions since its last tick */
+    int64_t now;              /* of this turn */
+    uint32_t sockets;         /* open, idle ones too */
+    int64_t no_starts_before; /* out of descriptors: pause */
+    bool asked;               /* the resolver has new questions since its last tick */
     bool draining;
     int64_t drain_until;
 };
@@ -231,7 +231,7 @@ int multi_init(struct fetcher *f) MUSTCHECK;
 void multi_fini(struct fetcher *f);
 struct shard *multi_shard(struct fetcher *f, struct host *h);
 int multi_add(struct transfer *t, struct shard *s) MUSTCHECK;
-void multi_remove(struct transfer *t); /* safe when it is in none */
+void multi_remove(struct transfer *t);               /* safe when it is in none */
 void multi_watch(void *f, int fd, bool rd, bool wr); /* for dns */
 /* Waits at most until `until` (monotonic), lets libcurl and the resolver act, and ends the
  * transfers that are over. */
@@ -261,8 +261,8 @@ size_t head_line(char *p, size_t size, size_t n, void *transfer);
 /* fetch_end.c */
 struct verdict {
     enum outcome outcome;
-    const char *message;         /* valid while the transfer is */
-    bool again;                  /* the outcome's nature allows another attempt */
+    const char *message; /* valid while the transfer is */
+    bool again;          /* the outcome's nature allows another attempt */
 };
 void end_transfer(struct transfer *t, CURLcode code); /* libcurl is done with it */
 void end_with(struct transfer *t, struct verdict v);  /* holds its slots; not running */

@@ -16,7 +16,7 @@
 enum {
     EVENTS = 512,
     IDLE_US = 60 * 1000 * 1000, /* idle connections are kept this long … */
-    STALE_US = 1000 * 1000,     /* … and this long when some of them were closed by their origin */
+    STALE_US = 1000 * 1000, /* … and this long when some of them were closed by their origin */
 };
 
 static struct fd_entry *entry(struct fetcher *f, int fd)

@@ -105,8 +105,8 @@ static bool field_is(struct span name, const char *text)
  * gave may be a credential. */
 static bool may_travel(struct span name)
 {
-    static const char *const names[] = {"accept", "accept-language", "accept-encoding",
-                                        "user-agent", "cache-control", "range"};
+    static const char *const names[] = {"accept",     "accept-language", "accept-encoding",
+                                        "user-agent", "cache-control",   "range"};
     for (size_t i = 0; i < ARRAY_LEN(names); i++) {
         if (field_is(name, names[i]))
             return true;
@@ -134,10 +134,9 @@ static int set_fields(struct transfer *t)
             continue;
         has_type = has_type || field_is(name, "content-type");
         buf_reset(&f->scratch);
-        int rc = value.len == 0
-                     ? buf_addf(&f->scratch, "%.*s;", (int)name.len, name.ptr)
-                     : buf_addf(&f->scratch, "%.*s: %.*s", (int)name.len, name.ptr,
-                                (int)value.len, value.ptr);
+        int rc = value.len == 0 ? buf_addf(&f->scratch, "%.*s;", (int)name.len, name.ptr)
+                                : buf_addf(&f->scratch, "%.*s: %.*s", (int)name.len, name.ptr,
+                                           (int)value.len, value.ptr);
         if (rc == 0)
             rc = buf_addc(&f->scratch, '\0');
         if (rc == 0)
@@ -160,8 +159,7 @@ static void set_method(struct transfer *t)
     static const char *const names[] = {"PUT", "PATCH", "DELETE", "OPTIONS"};
     if (t->with_body) {
         curl_easy_setopt(t->easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)t->item.body.len);
-        curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS,
-                         t->item.body.len > 0 ? t->item.body.ptr : "");
+        curl_easy_setopt(t->easy, CURLOPT_POSTFIELDS, t->item.body.len > 0 ? t->item.body.ptr : "");
     } else if (span_is(t->method, "HEAD")) {
         curl_easy_setopt(t->easy, CURLOPT_NOBODY, 1L);
     }
@@ -183,8 +181,7 @@ static int64_t timeout_us(const struct transfer *t)
 
 static int64_t connect_timeout_us(const struct transfer *t)
 {
-    return (int64_t)or_default(t->item.connect_timeout_ms, t->f->e->cfg->connect_timeout_ms) *
-           1000;
+    return (int64_t)or_default(t->item.connect_timeout_ms, t->f->e->cfg->connect_timeout_ms) * 1000;
 }
 
 static int set_up(struct transfer *t)

@@ -53,12 +53,12 @@ struct rule6 {
 static const struct rule6 rules6[] = {
     {{0}, 128, "unspecified"},
     {{[15] = 1}, 128, "loopback"},
-    {{0}, 96, "embedded_ipv4"},                                 /* ::/96, IPv4-compatible */
-    {{[8] = 0xff, [9] = 0xff}, 96, "embedded_ipv4"},            /* ::ffff:0:0:0/96, SIIT */
-    {{0x00, 0x64, 0xff, 0x9b}, 96, "embedded_ipv4"},            /* 64:ff9b::/96, NAT64 */
-    {{0x00, 0x64, 0xff, 0x9b, 0, 1}, 48, "embedded_ipv4"},      /* 64:ff9b:1::/48, local NAT64 */
-    {{0x01, 0x00}, 64, "discard"},                              /* 100::/64 */
-    {{0x01, 0x00, 0, 0, 0, 0, 0, 1}, 64, "dummy"},              /* 100:0:0:1::/64 */
+    {{0}, 96, "embedded_ipv4"},                            /* ::/96, IPv4-compatible */
+    {{[8] = 0xff, [9] = 0xff}, 96, "embedded_ipv4"},       /* ::ffff:0:0:0/96, SIIT */
+    {{0x00, 0x64, 0xff, 0x9b}, 96, "embedded_ipv4"},       /* 64:ff9b::/96, NAT64 */
+    {{0x00, 0x64, 0xff, 0x9b, 0, 1}, 48, "embedded_ipv4"}, /* 64:ff9b:1::/48, local NAT64 */
+    {{0x01, 0x00}, 64, "discard"},                         /* 100::/64 */
+    {{0x01, 0x00, 0, 0, 0, 0, 0, 1}, 64, "dummy"},         /* 100:0:0:1::/64 */
     {{0x5f, 0x00}, 16, "segment_routing"},
     {{0xfc, 0x00}, 7, "private"},
     {{0xfe, 0x80}, 10, "link_local"},

@@ -22,7 +22,7 @@ struct guard_net {
 struct guard {
     struct guard_net *allow; /* win over every rule, for their net only */
     size_t n_allow;
-    struct guard_net *own;   /* this machine's own addresses: denied unless allowed */
+    struct guard_net *own; /* this machine's own addresses: denied unless allowed */
     size_t n_own;
 };
 

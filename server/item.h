@@ -9,9 +9,9 @@
 
 /* Spans point into memory of whoever filled the struct in. Zero means "not given" throughout. */
 struct item {
-    uint64_t index;              /* position in the submission, from 0 */
-    struct span url;             /* as submitted */
-    struct span invalid;         /* why the URL can't be fetched; none: it is fine */
+    uint64_t index;      /* position in the submission, from 0 */
+    struct span url;     /* as submitted */
+    struct span invalid; /* why the URL can't be fetched; none: it is fine */
     struct span custom_id;
     struct span method;          /* upper case; none: GET */
     struct span headers;         /* request field lines, "Name: value\n" each */
@@ -19,7 +19,7 @@ struct item {
     uint32_t timeout_ms;         /* whole request, time in our queues apart */
     uint32_t connect_timeout_ms; /* names, TCP and TLS */
     uint32_t max_attempts;
-    bool has_max_body_bytes;     /* 0 is a bound too */
+    bool has_max_body_bytes; /* 0 is a bound too */
     uint64_t max_body_bytes;
 };
 

@@ -15,12 +15,12 @@
 #include "server/keeper_int.h"
 
 enum {
-    WINDOW_MAX = 65536,      /* requests of one batch with the fetchers */
+    WINDOW_MAX = 65536, /* requests of one batch with the fetchers */
     WINDOW_MIN = 2048,
-    WINDOW_ALL = 262144,     /* of all batches, about */
-    CANCEL_PAGES = 64,       /* pages of cancelled requests a group: some 2,000 results */
-    REMOVE_ROWS = 4000,      /* rows of removed batches a group */
-    RETRY_STORE_MS = 500,    /* after a failed commit */
+    WINDOW_ALL = 262144,  /* of all batches, about */
+    CANCEL_PAGES = 64,    /* pages of cancelled requests a group: some 2,000 results */
+    REMOVE_ROWS = 4000,   /* rows of removed batches a group */
+    RETRY_STORE_MS = 500, /* after a failed commit */
 };
 
 /* ---- phase 1: into the transaction ---- */

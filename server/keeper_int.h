@@ -7,27 +7,27 @@
 
 struct keeper {
     struct engine *e;
-    int64_t next_no;           /* of the next batch */
+    int64_t next_no; /* of the next batch */
     int64_t last_created_ms;
-    struct live all;           /* sentinel of the ring of live batches */
+    struct live all; /* sentinel of the ring of live batches */
     uint64_t n_live;
-    struct live *touched;      /* changed by the group being committed */
+    struct live *touched;          /* changed by the group being committed */
     struct msg *kept, **kept_tail; /* results of a group that failed */
     struct msg *wants_again;
     bool store_failed;
     bool stop;
 
-    struct live *cancelling;   /* batches whose pending requests get their results */
-    struct buf scratch;        /* a page */
-    uint64_t *cancelled;       /* indexes that the group gives a result */
+    struct live *cancelling; /* batches whose pending requests get their results */
+    struct buf scratch;      /* a page */
+    uint64_t *cancelled;     /* indexes that the group gives a result */
     size_t n_cancelled, cap_cancelled;
-    int64_t cancel_page;       /* how far the group goes */
+    int64_t cancel_page; /* how far the group goes */
     bool cancel_over;
 
-    int64_t *removals;         /* numbers of batches whose rows are to go */
+    int64_t *removals; /* numbers of batches whose rows are to go */
     size_t n_removals, cap_removals;
     bool removal_over;
-    bool worked;               /* background work is in the transaction */
+    bool worked; /* background work is in the transaction */
 };
 
 void *keeper_main(void *arg); /* struct keeper */

@@ -4,13 +4,11 @@
 const char *outcome_name(int o)
 {
     switch (o) {
-#define X(sym, num, name, retry)                                                                 \
-    case sym:                                                                                    \
-        return name;
+#define X(sym, num, name, retry) \
+    case sym: return name;
         OUTCOMES(X)
 #undef X
-    default:
-        return "internal";
+    default: return "internal";
     }
 }
 
@@ -24,19 +22,15 @@ bool outcome_retryable(int o, int http_status)
         case 500:
         case 502:
         case 503:
-        case 504:
-            return true;
-        default:
-            return false;
+        case 504: return true;
+        default: return false;
         }
     }
     switch (o) {
-#define X(sym, num, name, retry)                                                                 \
-    case sym:                                                                                    \
-        return retry;
+#define X(sym, num, name, retry) \
+    case sym: return retry;
         OUTCOMES(X)
 #undef X
-    default:
-        return true; /* a number that we do not know shows as "internal" */
+    default: return true; /* a number that we do not know shows as "internal" */
     }
 }

@@ -6,20 +6,20 @@
 #include "server/base.h"
 
 /*        number, name, retryable by nature */
-#define OUTCOMES(X)                                                                              \
-    X(OUTCOME_NONE, 0, "", false)                                                                \
-    X(OUTCOME_HTTP_STATUS, 1, "http_status", false)                                              \
-    X(OUTCOME_INVALID_URL, 2, "invalid_url", false)                                              \
-    X(OUTCOME_BLOCKED_ADDRESS, 3, "blocked_address", false)                                      \
-    X(OUTCOME_DNS, 4, "dns", true)                                                               \
-    X(OUTCOME_CONNECT, 5, "connect", true)                                                       \
-    X(OUTCOME_TLS, 6, "tls", false)                                                              \
-    X(OUTCOME_TIMEOUT, 7, "timeout", true)                                                       \
-    X(OUTCOME_TOO_LARGE, 8, "too_large", false)                                                  \
-    X(OUTCOME_TOO_MANY_REDIRECTS, 9, "too_many_redirects", false)                                \
-    X(OUTCOME_PROTOCOL, 10, "protocol", true)                                                    \
-    X(OUTCOME_DECODE, 11, "decode", false)                                                       \
-    X(OUTCOME_DEADLINE, 12, "deadline", false)                                                   \
+#define OUTCOMES(X)                                               \
+    X(OUTCOME_NONE, 0, "", false)                                 \
+    X(OUTCOME_HTTP_STATUS, 1, "http_status", false)               \
+    X(OUTCOME_INVALID_URL, 2, "invalid_url", false)               \
+    X(OUTCOME_BLOCKED_ADDRESS, 3, "blocked_address", false)       \
+    X(OUTCOME_DNS, 4, "dns", true)                                \
+    X(OUTCOME_CONNECT, 5, "connect", true)                        \
+    X(OUTCOME_TLS, 6, "tls", false)                               \
+    X(OUTCOME_TIMEOUT, 7, "timeout", true)                        \
+    X(OUTCOME_TOO_LARGE, 8, "too_large", false)                   \
+    X(OUTCOME_TOO_MANY_REDIRECTS, 9, "too_many_redirects", false) \
+    X(OUTCOME_PROTOCOL, 10, "protocol", true)                     \
+    X(OUTCOME_DECODE, 11, "decode", false)                        \
+    X(OUTCOME_DEADLINE, 12, "deadline", false)                    \
     X(OUTCOME_INTERNAL, 13, "internal", true)
 
 enum outcome {

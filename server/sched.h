@@ -30,7 +30,7 @@ struct sched_host {
     struct sched_link lanes; /* ring of READY lanes */
     uint32_t limit;
     uint32_t in_flight;
-    uint32_t n_lanes;        /* lanes that exist, in any state */
+    uint32_t n_lanes; /* lanes that exist, in any state */
 };
 
 struct sched_batch {
@@ -56,9 +56,9 @@ struct sched {
     struct sched_link blocked; /* batches with parked lanes */
     struct sched_link notify;  /* batches whose quota others may have to be told about */
     struct quota *global;
-    unsigned me;               /* this fetcher's number: member of the quotas */
+    unsigned me; /* this fetcher's number: member of the quotas */
     uint32_t in_flight;
-    uint32_t wake;             /* fetchers to wake at the end of the turn, found earlier */
+    uint32_t wake; /* fetchers to wake at the end of the turn, found earlier */
 };
 
 void sched_init(struct sched *s, struct quota *global, unsigned me);

@@ -7,11 +7,11 @@
 #include "server/engine_int.h"
 
 enum {
-    PIECE_ITEMS = 16384,          /* large enough to group by host, small beside the memory bound */
+    PIECE_ITEMS = 16384, /* large enough to group by host, small beside the memory bound */
     PIECE_BYTES = 4 * 1024 * 1024,
     PIECE_BYTES_MAX = 64 * 1024 * 1024,
-    PENDING_MAX = 2,              /* pieces on their way to the disk before the client is stopped */
-    PAGE_ITEMS = 32,              /* a slow host's first page fills this much of the window */
+    PENDING_MAX = 2, /* pieces on their way to the disk before the client is stopped */
+    PAGE_ITEMS = 32, /* a slow host's first page fills this much of the window */
     PAGE_BYTES = 64 * 1024,
 };
 

@@ -19,20 +19,22 @@ enum {
 /* ---- character classes ---- */
 
 enum {
-    C_HOST = 1,  /* in a host name as it goes on the wire: lower case, digits, . - _ */
-    C_REST = 2,  /* needs no change in path and query */
-    C_ENC = 4,   /* is percent-encoded in path and query */
+    C_HOST = 1, /* in a host name as it goes on the wire: lower case, digits, . - _ */
+    C_REST = 2, /* needs no change in path and query */
+    C_ENC = 4,  /* is percent-encoded in path and query */
     C_DIGIT = 8,
     C_HEX = 16,
 };
 
-#define REP26(m) m(0) m(1) m(2) m(3) m(4) m(5) m(6) m(7) m(8) m(9) m(10) m(11) m(12) m(13) m(14) \
-        m(15) m(16) m(17) m(18) m(19) m(20) m(21) m(22) m(23) m(24) m(25)
+#define REP26(m)                                                                                \
+    m(0) m(1) m(2) m(3) m(4) m(5) m(6) m(7) m(8) m(9) m(10) m(11) m(12) m(13) m(14) m(15) m(16) \
+        m(17) m(18) m(19) m(20) m(21) m(22) m(23) m(24) m(25)
 #define LOWER(i) ['a' + (i)] = C_HOST | C_REST | ((i) < 6 ? C_HEX : 0),
 #define UPPER(i) ['A' + (i)] = C_REST | ((i) < 6 ? C_HEX : 0),
 
 /* RFC 3986 pchar, "/" and "?"; also "[" and "]", which no browser encodes in a query. The other
  * printable characters are not legal in a URL; servers differ about them when sent as they are. */
+/* clang-format off */
 static const uint8_t classes[256] = {
     REP26(LOWER) REP26(UPPER)
     ['0'] = C_HOST | C_REST | C_DIGIT | C_HEX, ['1'] = C_HOST | C_REST | C_DIGIT | C_HEX,
@@ -48,6 +50,7 @@ static const uint8_t classes[256] = {
     ['"'] = C_ENC, ['<'] = C_ENC, ['>'] = C_ENC, ['^'] = C_ENC, ['`'] = C_ENC,
     ['{'] = C_ENC, ['|'] = C_ENC, ['}'] = C_ENC,
 };
+/* clang-format on */
 
 static bool is(char c, unsigned class)
 {

@@ -18,9 +18,9 @@ enum {
 
 struct url {
     bool https;
-    bool host_is_ip;              /* a literal IPv4 or IPv6 address, in any of its spellings */
-    uint16_t port;                /* explicit, or the scheme's default */
-    char host[URL_HOST_MAX + 1];  /* lower case, punycode, without a trailing dot, no brackets;
+    bool host_is_ip;             /* a literal IPv4 or IPv6 address, in any of its spellings */
+    uint16_t port;               /* explicit, or the scheme's default */
+    char host[URL_HOST_MAX + 1]; /* lower case, punycode, without a trailing dot, no brackets;
                                      IPv4 numbers in dotted form */
     /* The URL to fetch, without fragment: points to the text given when that needed no change,
      * otherwise into `owned`. Not NUL-terminated in the first case. */

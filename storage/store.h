@@ -21,14 +21,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "err.h"
+#include "storage/err.h"
 
 struct store;
 
 enum {
-    STORE_BATCH_ID_SIZE = 40,   /* a batch's public id with its NUL */
-    STORE_HASH_SIZE = 32,       /* SHA-256 of a submission's content */
-    STORE_TIMINGS = 8,          /* see enum store_timing */
+    STORE_BATCH_ID_SIZE = 40, /* a batch's public id with its NUL */
+    STORE_HASH_SIZE = 32,     /* SHA-256 of a submission's content */
+    STORE_TIMINGS = 8,        /* see enum store_timing */
 };
 
 /* Bytes that belong to somebody else; ptr NULL means "none". Not NUL-terminated. */
@@ -48,26 +48,26 @@ enum batch_state {
 
 /* A batch as it stands on disk. The strings and the blob are owned: batch_fini frees them. */
 struct batch {
-    int64_t no;                    /* its number, 1 .. 2^31-1, ascending in order of arrival */
-    char id[STORE_BATCH_ID_SIZE];  /* its public id, NUL-terminated */
+    int64_t no;                   /* its number, 1 .. 2^31-1, ascending in order of arrival */
+    char id[STORE_BATCH_ID_SIZE]; /* its public id, NUL-terminated */
     enum batch_state state;
-    uint32_t pages;                /* pages 0 .. pages-1 exist */
-    uint64_t total;                /* accepted requests: indexes 0 .. total-1 */
-    uint64_t succeeded;            /* the three counts are written when the batch ends; while it */
-    uint64_t failed;               /* runs the engine's own are right (engine.h) */
+    uint32_t pages;     /* pages 0 .. pages-1 exist */
+    uint64_t total;     /* accepted requests: indexes 0 .. total-1 */
+    uint64_t succeeded; /* the three counts are written when the batch ends; while it */
+    uint64_t failed;    /* runs the engine's own are right (engine.h) */
     uint64_t cancelled;
-    uint64_t bytes_received;       /* of decoded bodies; likewise written when it ends */
-    int64_t created_ms;            /* wall clock, Unix time in ms; 0: not yet */
+    uint64_t bytes_received; /* of decoded bodies; likewise written when it ends */
+    int64_t created_ms;      /* wall clock, Unix time in ms; 0: not yet */
     int64_t started_ms;
     int64_t ended_ms;
-    uint32_t max_parallel;         /* the batch's own limits; 0: none of its own */
+    uint32_t max_parallel; /* the batch's own limits; 0: none of its own */
     uint32_t max_per_host;
     uint32_t max_redirects;
-    void *defaults;                /* an encoded item (server/item.h) without url; NULL: none */
+    void *defaults; /* an encoded item (server/item.h) without url; NULL: none */
     size_t defaults_len;
-    char *name;                    /* NULL: none */
-    char *metadata;                /* a JSON object as text; NULL: none */
-    char *idem_key;                /* Idempotency-Key; NULL: none */
+    char *name;     /* NULL: none */
+    char *metadata; /* a JSON object as text; NULL: none */
+    char *idem_key; /* Idempotency-Key; NULL: none */
     uint8_t idem_hash[STORE_HASH_SIZE];
 };
 
@@ -106,23 +106,23 @@ struct result {
     uint64_t n;     /* order of completion within the batch, from 1: the cursor */
     uint64_t index; /* position in the submission, from 0 */
     enum result_status status;
-    int http_status;          /* 0: no response */
-    int http_version;         /* 10, 11, 20; 0: no response */
-    int error;                /* enum outcome of server/outcome.h; 0: none */
+    int http_status;  /* 0: no response */
+    int http_version; /* 10, 11, 20; 0: no response */
+    int error;        /* enum outcome of server/outcome.h; 0: none */
     struct span error_message;
     uint32_t attempts;
-    bool truncated;           /* the body is cut at max_body_bytes or where the transfer broke */
-    struct span url;          /* as submitted */
-    struct span final_url;    /* none: same as url, or never fetched */
-    struct span custom_id;    /* none: not given */
-    struct span headers;      /* the response's field lines as received, "Name: value\r\n" each */
-    struct span redirects;    /* one line a hop: "STATUS SP URL LF", the URL being where it led */
-    struct span remote_ip;    /* of the last hop, text */
+    bool truncated;        /* the body is cut at max_body_bytes or where the transfer broke */
+    struct span url;       /* as submitted */
+    struct span final_url; /* none: same as url, or never fetched */
+    struct span custom_id; /* none: not given */
+    struct span headers;   /* the response's field lines as received, "Name: value\r\n" each */
+    struct span redirects; /* one line a hop: "STATUS SP URL LF", the URL being where it led */
+    struct span remote_ip; /* of the last hop, text */
     uint64_t timing_us[STORE_TIMINGS];
-    int64_t completed_ms;     /* wall clock, Unix time in ms */
+    int64_t completed_ms; /* wall clock, Unix time in ms */
     uint64_t body_len;
-    struct span body;         /* for add: the body, if it is in memory; from reads: always none */
-    int body_fd;              /* for add: a file that holds body_len bytes from 0, or -1 */
+    struct span body; /* for add: the body, if it is in memory; from reads: always none */
+    int body_fd;      /* for add: a file that holds body_len bytes from 0, or -1 */
 };
 
 enum store_mode { STORE_READ, STORE_WRITE };
@@ -143,7 +143,7 @@ const char *store_error(const struct store *s);
 /* Starts a transaction. `durable`: its commit is on the disk (synced) when store_commit returns;
  * otherwise it survives the process, and is lost at most by loss of power. */
 int store_begin(struct store *s, bool durable) MUSTCHECK;
-int store_commit(struct store *s) MUSTCHECK;   /* on failure: rolled back */
+int store_commit(struct store *s) MUSTCHECK; /* on failure: rolled back */
 void store_rollback(struct store *s);
 /* Outside a transaction: folds the write-ahead log back when it has grown; `force`: whatever its
  * size, and cuts it to nothing. Never fails loudly: what it could not do now it does later. */
@@ -189,26 +189,26 @@ int store_find(struct store *s, const char *id, struct batch *out) MUSTCHECK;
 int store_find_key(struct store *s, const char *idem_key, struct batch *out) MUSTCHECK;
 /* Newest first, numbers below `before` (0: from the newest), at most `limit`; STAGING and DELETED
  * ones are left out. `states`: a bit set of (1 << enum batch_state); 0: all. */
-int store_list(struct store *s, int64_t before, unsigned states, uint32_t limit,
-               store_batch_fn *fn, void *arg) MUSTCHECK;
+int store_list(struct store *s, int64_t before, unsigned states, uint32_t limit, store_batch_fn *fn,
+               void *arg) MUSTCHECK;
 
 enum result_order { ORDER_COMPLETION, ORDER_INDEX };
 
 struct result_query {
     enum result_order order;
-    int64_t after;          /* ORDER_COMPLETION: n; ORDER_INDEX: index; -1: from the first */
-    int status;             /* enum result_status, or -1: any */
-    struct span custom_id;  /* none: any */
-    uint32_t limit;         /* rows to hand out at most */
-    uint32_t scan_limit;    /* rows to look at at most (a rare status in a large batch), >= limit */
+    int64_t after;         /* ORDER_COMPLETION: n; ORDER_INDEX: index; -1: from the first */
+    int status;            /* enum result_status, or -1: any */
+    struct span custom_id; /* none: any */
+    uint32_t limit;        /* rows to hand out at most */
+    uint32_t scan_limit;   /* rows to look at at most (a rare status in a large batch), >= limit */
 };
 
 /* Calls fn for each result that fits. *next: the key to go on after. *more: whether rows were
  * left unread behind it. fn returns 0 to go on; 1 to stop after this row (then *more is true if
  * there are more); a negative value stops and is returned. One read transaction. */
 typedef int store_result_fn(void *arg, const struct result *r);
-int store_results(struct store *s, int64_t batch, const struct result_query *q,
-                  store_result_fn *fn, void *arg, int64_t *next, bool *more) MUSTCHECK;
+int store_results(struct store *s, int64_t batch, const struct result_query *q, store_result_fn *fn,
+                  void *arg, int64_t *next, bool *more) MUSTCHECK;
 /* One result by index: fn is called once; its value, if not 0, is returned. E_NOTFOUND. */
 int store_result(struct store *s, int64_t batch, uint64_t index, store_result_fn *fn,
                  void *arg) MUSTCHECK;

@@ -493,3 +493,10 @@ def test_a_refused_submission_leaves_the_connection_usable(service):
         client.request("POST", "/v1/batches", body, {"Content-Type": JSON}).expect(400, 422)
         client.request("GET", "/v1/batches/none").expect(404)
     assert client.conn is not None and client.conn.sock is sock, "the connection was closed"
+
+
+def test_a_query_of_very_many_parameters_is_refused_at_once(service):
+    """The library goes silent at some 900 of them."""
+    query = "&".join(f"a{i}=1" for i in range(1500))
+    service.get(f"/v1/batches?{query}").problem(400, "bad-request", detail=r"256 query parameters")
+    service.get("/healthz").expect(200)

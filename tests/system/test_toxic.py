@@ -21,6 +21,10 @@ def code(result):
     ("/rst-head", {"protocol"}, None),
     ("/rst-body", {"protocol"}, 300),
     ("/short", {"protocol"}, 600),
+    ("/cut-head", {"protocol"}, None),
+    ("/interim-only", {"protocol"}, None),
+    ("/http2-line", {"protocol"}, None),
+    ("/cut-redirect", {"protocol"}, 0),
     ("/two-lengths", {"protocol"}, None),
     ("/negative-length", {"protocol"}, None),
     ("/bad-chunk", {"protocol"}, 5),
@@ -50,6 +54,21 @@ def test_a_broken_answer_fails_with_its_code(service, toxic, path, expected, kep
             assert len(service.body(result)) == kept
     # The connection of the broken answer serves nobody else.
     assert service.one(toxic.url("/ok"))["body"].startswith("the quick")
+
+
+def test_a_redirect_with_a_broken_body_does_not_spoil_its_batch(service, toxic):
+    results = service.run([toxic.url("/cut-redirect"), toxic.url("/ok")])
+    assert code(results[0]) == "protocol" and results[0]["http_status"] == 302
+    assert results[0]["body_bytes"] == 0 and results[0]["truncated"]
+    assert results[1]["body"].startswith("the quick")
+    assert service.body(results[0]) == b""
+
+
+def test_header_lines_are_kept_as_they_are_meant(service, toxic):
+    """A folded line goes on the one before; a name with a blank is nobody's."""
+    headers = service.one(toxic.url("/folded"))["headers"]
+    assert headers["x-folded"] == ["one two"]
+    assert not any("bad" in name for name in headers)
 
 
 @pytest.mark.parametrize("path, body", [

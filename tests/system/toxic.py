@@ -131,6 +131,22 @@ class Toxic:
     def do_short(self, conn, arg, query):
         conn.sendall(head("200 OK", "Content-Length: 1000") + b"y" * 600)
 
+    def do_cut_head(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Le")
+
+    def do_interim_only(self, conn, arg, query):
+        conn.sendall(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
+
+    def do_http2_line(self, conn, arg, query):
+        conn.sendall(b"HTTP/2 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+    def do_cut_redirect(self, conn, arg, query):
+        conn.sendall(head("302 Found", "Location: /ok", "Content-Length: 1000") + b"y" * 600)
+
+    def do_folded(self, conn, arg, query):
+        conn.sendall(head("200 OK", "X-Folded: one", "  two", "Bad Name: x", "Content-Length: 2") +
+                     b"ok")
+
     def do_long(self, conn, arg, query):
         conn.sendall(whole(b"declared") + b"and more than that")
 

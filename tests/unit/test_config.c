@@ -49,7 +49,7 @@ static int load(const struct run *r)
     pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
-        char *argv[ARGS + 2] = {(char *)(uintptr_t)"batchfetch"};
+        char *argv[ARGS + 2] = {(char *)(uintptr_t) "batchfetch"};
         int argc = 1;
         struct config c;
         dup2(o[1], STDOUT_FILENO);
@@ -109,12 +109,23 @@ static const char *write_file(const char *name, const char *text, size_t n)
 static void test_defaults(void **state)
 {
     static const char *const lines[] = {
-        "listen = 127.0.0.1:8080", "data = /home/someone/.local/share/batchfetch",
-        "max-parallel = auto", "max-per-host = 16", "fetchers = auto", "# allow-net =",
-        "# dns-servers =", "# ca-file =", "user-agent = batchfetch/0.1.0", "timeout-ms = 30000",
-        "connect-timeout-ms = 10000", "max-body-bytes = 10485760",
-        "max-submission-bytes = 2147483648", "max-urls = 10000000", "max-connections = 1024",
-        "log-level = info", "check=0 list_routes=0 version=0.1.0",
+        "listen = 127.0.0.1:8080",
+        "data = /home/someone/.local/share/batchfetch",
+        "max-parallel = auto",
+        "max-per-host = 16",
+        "fetchers = auto",
+        "# allow-net =",
+        "# dns-servers =",
+        "# ca-file =",
+        "user-agent = batchfetch/0.1.0",
+        "timeout-ms = 30000",
+        "connect-timeout-ms = 10000",
+        "max-body-bytes = 10485760",
+        "max-submission-bytes = 2147483648",
+        "max-urls = 10000000",
+        "max-connections = 1024",
+        "log-level = info",
+        "check=0 list_routes=0 version=0.1.0",
     };
 
     (void)state;
@@ -288,10 +299,11 @@ static void test_environment(void **state)
 {
     (void)state;
     assert_int_equal(load(&(struct run){
-        .env = {"BATCHFETCH_MAX_PER_HOST=7", "BATCHFETCH_ALLOW_NET=10.0.0.0/8,::1",
-                "BATCHFETCH_LOG_LEVEL=warn", "BATCHFETCH_PORT=tcp://10.0.0.1:80",
-                "BATCHFETCH_SERVICE_HOST=10.0.0.1"},
-        .args = {"--log-level", "error", "--allow-net", "fd00::/8"}}), 0);
+                         .env = {"BATCHFETCH_MAX_PER_HOST=7", "BATCHFETCH_ALLOW_NET=10.0.0.0/8,::1",
+                                 "BATCHFETCH_LOG_LEVEL=warn", "BATCHFETCH_PORT=tcp://10.0.0.1:80",
+                                 "BATCHFETCH_SERVICE_HOST=10.0.0.1"},
+                         .args = {"--log-level", "error", "--allow-net", "fd00::/8"}}),
+                     0);
     expect_line("max-per-host = 7");
     expect_line("log-level = error");
     expect_line("allow-net = 10.0.0.0/8,::1/128,fd00::/8");
@@ -330,7 +342,8 @@ static void test_file(void **state)
     const char *path = write_file("good.conf", good, sizeof(good) - 1);
     snprintf(option, sizeof(option), "--config=%s", path);
     snprintf(env, sizeof(env), "BATCHFETCH_CONFIG=%s", path);
-    const struct run runs[] = {{.args = {option}}, {.env = {env}},
+    const struct run runs[] = {{.args = {option}},
+                               {.env = {env}},
                                {.args = {option}, .env = {"BATCHFETCH_CONFIG=/no/such"}},
                                {.args = {"--config", "/no/such", option}}};
     for (size_t i = 0; i < ARRAY_LEN(runs); i++) {
@@ -344,7 +357,8 @@ static void test_file(void **state)
     /* File, environment, command line: the later wins. */
     assert_int_equal(load(&(struct run){.args = {"--max-urls", "9", option},
                                         .env = {"BATCHFETCH_MAX_URLS=8", "BATCHFETCH_LOG_LEVEL="
-                                                "debug"}}), 0);
+                                                                         "debug"}}),
+                     0);
     expect_line("max-urls = 9");
     expect_line("log-level = debug");
     expect_line("max-per-host = 6");
@@ -377,9 +391,11 @@ static void test_round_trip(void **state)
     char first[sizeof(out)];
 
     (void)state;
-    assert_int_equal(load(&(struct run){.args = {
-        "--listen", "[::1]:9", "--allow-net", "10.0.0.0/8,fd00::/8", "--max-parallel", "77",
-        "--dns-servers", "192.0.2.1:54", "--user-agent", "x y", "--max-body-bytes", "5k"}}), 0);
+    assert_int_equal(
+        load(&(struct run){.args = {"--listen", "[::1]:9", "--allow-net", "10.0.0.0/8,fd00::/8",
+                                    "--max-parallel", "77", "--dns-servers", "192.0.2.1:54",
+                                    "--user-agent", "x y", "--max-body-bytes", "5k"}}),
+        0);
     char *end = strstr(out, "check=");
     assert_non_null(end);
     memcpy(first, out, sizeof(out));
@@ -398,13 +414,33 @@ static void test_help(void **state)
         assert_int_equal(load(&(struct run){.args = {args[i]}, .no_home = true}), 1);
         assert_string_equal(err, "");
         if (i < 2) {
-            static const char *const words[] = {
-                "Usage:", "\nService:\n", "\nFetching:\n", "\nNetwork:\n", "--listen HOST:PORT",
-                "(default: 127.0.0.1:8080)", "--max-parallel N|auto", "--allow-net CIDR",
-                "--dns-servers", "--ca-file", "--user-agent", "batchfetch/0.1.0", "--timeout-ms",
-                "--connect-timeout-ms", "--max-body-bytes", "--max-submission-bytes", "--max-urls",
-                "--max-connections", "--log-level", "--config", "--check", "--list-routes",
-                "--version", "--fetchers", "--max-per-host", "--data", "BATCHFETCH_"};
+            static const char *const words[] = {"Usage:",
+                                                "\nService:\n",
+                                                "\nFetching:\n",
+                                                "\nNetwork:\n",
+                                                "--listen HOST:PORT",
+                                                "(default: 127.0.0.1:8080)",
+                                                "--max-parallel N|auto",
+                                                "--allow-net CIDR",
+                                                "--dns-servers",
+                                                "--ca-file",
+                                                "--user-agent",
+                                                "batchfetch/0.1.0",
+                                                "--timeout-ms",
+                                                "--connect-timeout-ms",
+                                                "--max-body-bytes",
+                                                "--max-submission-bytes",
+                                                "--max-urls",
+                                                "--max-connections",
+                                                "--log-level",
+                                                "--config",
+                                                "--check",
+                                                "--list-routes",
+                                                "--version",
+                                                "--fetchers",
+                                                "--max-per-host",
+                                                "--data",
+                                                "BATCHFETCH_"};
             for (size_t k = 0; k < ARRAY_LEN(words); k++)
                 if (strstr(out, words[k]) == NULL)
                     fail_msg("no \"%s\" in the help", words[k]);

@@ -151,19 +151,20 @@ static void write_conf(uint16_t port)
     FILE *f = fopen(conf_path, "w");
 
     assert_non_null(f);
-    fprintf(f, "port=%u\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\n"
-               "keep-in-foreground\nlog-queries\nlog-facility=%s\nlocal=/test/\n"
-               "cache-size=0\nuser=\ngroup=\npid-file=\n"
-               "host-record=a.test,192.0.2.1,30\n"
-               "host-record=aaaa.test,2001:db8::2,30\n"
-               "host-record=both.test,192.0.2.3,2001:db8::3,40\n"
-               "host-record=long.test,192.0.2.4,1000000\n"
-               "host-record=zero.test,192.0.2.5,0\n"
-               "host-record=local6.test,127.0.0.1,::1,40\n"
-               "cname=alias.test,both.test,20\n"
-               "txt-record=empty.test,text\n"
-               "server=/refused.example/#\n"
-               "address=/wild.test/192.0.2.9\nlocal-ttl=30\n",
+    fprintf(f,
+            "port=%u\nlisten-address=127.0.0.1\nbind-interfaces\nno-resolv\nno-hosts\n"
+            "keep-in-foreground\nlog-queries\nlog-facility=%s\nlocal=/test/\n"
+            "cache-size=0\nuser=\ngroup=\npid-file=\n"
+            "host-record=a.test,192.0.2.1,30\n"
+            "host-record=aaaa.test,2001:db8::2,30\n"
+            "host-record=both.test,192.0.2.3,2001:db8::3,40\n"
+            "host-record=long.test,192.0.2.4,1000000\n"
+            "host-record=zero.test,192.0.2.5,0\n"
+            "host-record=local6.test,127.0.0.1,::1,40\n"
+            "cname=alias.test,both.test,20\n"
+            "txt-record=empty.test,text\n"
+            "server=/refused.example/#\n"
+            "address=/wild.test/192.0.2.9\nlocal-ttl=30\n",
             port, log_path);
     for (int i = 1; i <= 20; i++)
         fprintf(f, "host-record=many.test,198.51.100.%d,2001:db8:1::%d\n", i, i);
@@ -498,7 +499,8 @@ static void test_cap(void **state)
             orders[i] = (struct order){&count, &last, i};
             assert_int_equal(dns_resolve(l.dns, name, loop_now(&l),
                                          caps[c] == 8 ? on_ordered : on_answer,
-                                         caps[c] == 8 ? (void *)&orders[i] : &g, &a), 1);
+                                         caps[c] == 8 ? (void *)&orders[i] : &g, &a),
+                             1);
         }
         loop_until(&l, caps[c] == 8 ? &count : &g.count, N);
         for (int i = 0; i < N; i++) {
@@ -553,8 +555,8 @@ static void test_silent_server(void **state)
 
     (void)state;
     snprintf(to, sizeof(to), "127.0.0.1:%u", (unsigned)port);
-    loop_open(&l, &(struct dns_options){
-                      .servers = to, .timeout_ms = 100, .tries = 2, .inflight_max = 2});
+    loop_open(
+        &l, &(struct dns_options){.servers = to, .timeout_ms = 100, .tries = 2, .inflight_max = 2});
     int64_t start = now_us();
     /* Two go out, the third waits in line, and each ends. */
     assert_int_equal(dns_resolve(l.dns, "t1.test", loop_now(&l), on_answer, &g, &a), 1);
@@ -647,8 +649,8 @@ static void test_options(void **state)
     struct dns *d = NULL;
 
     (void)state;
-    assert_int_equal(dns_new(&d, &(struct dns_options){.servers = "not an address"}, on_watch,
-                             NULL), E_INVAL);
+    assert_int_equal(
+        dns_new(&d, &(struct dns_options){.servers = "not an address"}, on_watch, NULL), E_INVAL);
     assert_null(d);
     assert_int_equal(dns_new(&d, &(struct dns_options){0}, on_watch, NULL), 0);
     assert_int_equal(dns_tick(d, now_us()), INT64_MAX);
@@ -659,12 +661,18 @@ static void test_options(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_answers),         cmocka_unit_test(test_many_addresses),
-        cmocka_unit_test(test_negative),        cmocka_unit_test(test_expiry),
-        cmocka_unit_test(test_without_servers), cmocka_unit_test(test_hosts_file),
-        cmocka_unit_test(test_coalescing),      cmocka_unit_test(test_cap),
-        cmocka_unit_test(test_lru),             cmocka_unit_test(test_silent_server),
-        cmocka_unit_test(test_no_server),       cmocka_unit_test(test_reentrancy),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_many_addresses),
+        cmocka_unit_test(test_negative),
+        cmocka_unit_test(test_expiry),
+        cmocka_unit_test(test_without_servers),
+        cmocka_unit_test(test_hosts_file),
+        cmocka_unit_test(test_coalescing),
+        cmocka_unit_test(test_cap),
+        cmocka_unit_test(test_lru),
+        cmocka_unit_test(test_silent_server),
+        cmocka_unit_test(test_no_server),
+        cmocka_unit_test(test_reentrancy),
         cmocka_unit_test(test_options),
     };
 

@@ -151,18 +151,13 @@ static void random_histories_keep_every_limit(void **state)
         for (int step = 0; step < 400; step++) {
             unsigned f = rnd(FETCHERS);
             switch (rnd(4)) {
-            case 0:
-                sched_queue(&w.s[f], &w.lanes[f][rnd(HOSTS)][rnd(BATCHES)], 1 + rnd(5));
-                break;
-            case 1:
-                (void)release_one(&w, f);
-                break;
+            case 0: sched_queue(&w.s[f], &w.lanes[f][rnd(HOSTS)][rnd(BATCHES)], 1 + rnd(5)); break;
+            case 1: (void)release_one(&w, f); break;
             case 2:
                 if (rnd(10) == 0)
                     sched_drop_queued(&w.s[f], &w.lanes[f][rnd(HOSTS)][rnd(BATCHES)]);
                 break;
-            default:
-                break;
+            default: break;
             }
             check(&w, host, batch, batch_host);
             turn(&w, f);

@@ -114,8 +114,11 @@ static const struct row rows[] = {
     {"http://%30%78%37%66.1/", "127.0.0.1", 80, true, "http://127.0.0.1/"},
     {"http://\xef\xbc\x91\xef\xbc\x92\xef\xbc\x97.0.0.1/", "127.0.0.1", 80, true,
      "http://127.0.0.1/"}, /* fullwidth digits */
-    {"http://127\xe3\x80\x82" "0\xe3\x80\x82" "0\xe3\x80\x82" "1/", "127.0.0.1", 80, true,
-     "http://127.0.0.1/"}, /* ideographic full stops */
+    {"http://127\xe3\x80\x82"
+     "0\xe3\x80\x82"
+     "0\xe3\x80\x82"
+     "1/",
+     "127.0.0.1", 80, true, "http://127.0.0.1/"}, /* ideographic full stops */
     {"http://\xe2\x91\xa0\xe2\x91\xa1\xe2\x91\xa6.\xe2\x93\xaa.\xe2\x93\xaa.\xe2\x91\xa0/",
      "127.0.0.1", 80, true, "http://127.0.0.1/"}, /* circled digits */
     {"http://%EF%BC%91%EF%BC%92%EF%BC%97.0.0.1/", "127.0.0.1", 80, true, "http://127.0.0.1/"},
@@ -141,7 +144,9 @@ static const struct row rows[] = {
     {"http://mu\xcc\x88nchen.example/", "xn--mnchen-3ya.example", 80, false,
      "http://xn--mnchen-3ya.example/"}, /* not composed */
     {"http://\xef\xbd\x85xample.com/", "example.com", 80, false, "http://example.com/"},
-    {"http://ex\xc2\xad" "ample.com/", "example.com", 80, false, "http://example.com/"},
+    {"http://ex\xc2\xad"
+     "ample.com/",
+     "example.com", 80, false, "http://example.com/"},
     {"http://\xe4\xbe\x8b\xe5\xad\x90.example:81/\xe4\xbe\x8b", "xn--fsqu00a.example", 81, false,
      "http://xn--fsqu00a.example:81/%E4%BE%8B"},
 
@@ -229,9 +234,13 @@ static const struct row rows[] = {
     {"http://a%5cb/", NULL, 0, false, "not allowed"},
     {"http://a%2531/", NULL, 0, false, "not allowed"},
     {"http://%ff/", NULL, 0, false, "internationalised"},
-    {"http://a\xef\xbc\x8f" "b/", NULL, 0, false, NULL}, /* fullwidth slash */
-    {"http://a\xe2\x84\x80" "b/", NULL, 0, false, NULL}, /* a/c as one character */
-    {"http://\xc2\xad/", NULL, 0, false, NULL},          /* a soft hyphen alone */
+    {"http://a\xef\xbc\x8f"
+     "b/",
+     NULL, 0, false, NULL}, /* fullwidth slash */
+    {"http://a\xe2\x84\x80"
+     "b/",
+     NULL, 0, false, NULL},                     /* a/c as one character */
+    {"http://\xc2\xad/", NULL, 0, false, NULL}, /* a soft hyphen alone */
     {"http://exa*mple.com/", NULL, 0, false, "not allowed"},
     {"http://a,b/", NULL, 0, false, "not allowed"},
     {"http://a;b/", NULL, 0, false, "not allowed"},
@@ -427,9 +436,9 @@ static void test_origin(void **state)
         const char *a, *b;
         bool same;
     } pairs[] = {
-        {"http://a/x", "http://A:80/y?z", true},   {"https://a/", "https://a.:443/", true},
-        {"http://a/", "https://a/", false},        {"http://a/", "http://a:81/", false},
-        {"http://a/", "http://b/", false},         {"http://127.1/", "http://127.0.0.1/", true},
+        {"http://a/x", "http://A:80/y?z", true},    {"https://a/", "https://a.:443/", true},
+        {"http://a/", "https://a/", false},         {"http://a/", "http://a:81/", false},
+        {"http://a/", "http://b/", false},          {"http://127.1/", "http://127.0.0.1/", true},
         {"http://a:443/", "https://a:443/", false}, {"http://[::1]/", "http://[0:0::1]/", true},
     };
 
@@ -451,37 +460,77 @@ static void test_resolve(void **state)
     static const char base[] = "http://a/b/c/d;p?q";
     /* RFC 3986 5.4 (with fragments gone), then what servers really send. */
     static const char *const rfc[][2] = {
-        {"g", "http://a/b/c/g"}, {"./g", "http://a/b/c/g"}, {"g/", "http://a/b/c/g/"},
-        {"/g", "http://a/g"}, {"//g", "http://g"}, {"?y", "http://a/b/c/d;p?y"},
-        {"g?y", "http://a/b/c/g?y"}, {"#s", "http://a/b/c/d;p?q"}, {"g#s", "http://a/b/c/g"},
-        {"g?y#s", "http://a/b/c/g?y"}, {";x", "http://a/b/c/;x"}, {"g;x", "http://a/b/c/g;x"},
-        {"g;x?y#s", "http://a/b/c/g;x?y"}, {".", "http://a/b/c/"}, {"./", "http://a/b/c/"},
-        {"..", "http://a/b/"}, {"../", "http://a/b/"}, {"../g", "http://a/b/g"},
-        {"../..", "http://a/"}, {"../../", "http://a/"}, {"../../g", "http://a/g"},
-        {"../../../g", "http://a/g"}, {"../../../../g", "http://a/g"}, {"/./g", "http://a/g"},
-        {"/../g", "http://a/g"}, {"g.", "http://a/b/c/g."}, {".g", "http://a/b/c/.g"},
-        {"g..", "http://a/b/c/g.."}, {"..g", "http://a/b/c/..g"}, {"./../g", "http://a/b/g"},
-        {"./g/.", "http://a/b/c/g/"}, {"g/./h", "http://a/b/c/g/h"}, {"g/../h", "http://a/b/c/h"},
-        {"g;x=1/./y", "http://a/b/c/g;x=1/y"}, {"g;x=1/../y", "http://a/b/c/y"},
-        {"g?y/./x", "http://a/b/c/g?y/./x"}, {"g?y/../x", "http://a/b/c/g?y/../x"},
-        {"g:h", "g:h"}, {"file:///etc/passwd", "file:///etc/passwd"},
-        {"HTTPS://x/y", "HTTPS://x/y"}, {"https://x/y#z", "https://x/y"},
-        {"...", "http://a/b/c/..."}, {"/a//b", "http://a/a//b"}, {"/a//../b", "http://a/a/b"},
-        {"%2e%2E/g", "http://a/b/g"}, {"/%2e./g", "http://a/g"}, {"g/%2e", "http://a/b/c/g/"},
-        {" g ", "http://a/b/c/g"}, {"\tg", "http://a/b/c/g"}, {"g h", "http://a/b/c/g%20h"},
-        {"/\xc3\xa4?\xe4", "http://a/%C3%A4?%E4"}, {"//\xc3\xa4/", "http://%C3%A4/"},
-        {"1:2", "http://a/b/c/1:2"}, {"/x?u=http://y/../z", "http://a/x?u=http://y/../z"},
-        {"a_b:c", "http://a/b/c/a_b:c"}, {"?", "http://a/b/c/d;p?"},
+        {"g", "http://a/b/c/g"},
+        {"./g", "http://a/b/c/g"},
+        {"g/", "http://a/b/c/g/"},
+        {"/g", "http://a/g"},
+        {"//g", "http://g"},
+        {"?y", "http://a/b/c/d;p?y"},
+        {"g?y", "http://a/b/c/g?y"},
+        {"#s", "http://a/b/c/d;p?q"},
+        {"g#s", "http://a/b/c/g"},
+        {"g?y#s", "http://a/b/c/g?y"},
+        {";x", "http://a/b/c/;x"},
+        {"g;x", "http://a/b/c/g;x"},
+        {"g;x?y#s", "http://a/b/c/g;x?y"},
+        {".", "http://a/b/c/"},
+        {"./", "http://a/b/c/"},
+        {"..", "http://a/b/"},
+        {"../", "http://a/b/"},
+        {"../g", "http://a/b/g"},
+        {"../..", "http://a/"},
+        {"../../", "http://a/"},
+        {"../../g", "http://a/g"},
+        {"../../../g", "http://a/g"},
+        {"../../../../g", "http://a/g"},
+        {"/./g", "http://a/g"},
+        {"/../g", "http://a/g"},
+        {"g.", "http://a/b/c/g."},
+        {".g", "http://a/b/c/.g"},
+        {"g..", "http://a/b/c/g.."},
+        {"..g", "http://a/b/c/..g"},
+        {"./../g", "http://a/b/g"},
+        {"./g/.", "http://a/b/c/g/"},
+        {"g/./h", "http://a/b/c/g/h"},
+        {"g/../h", "http://a/b/c/h"},
+        {"g;x=1/./y", "http://a/b/c/g;x=1/y"},
+        {"g;x=1/../y", "http://a/b/c/y"},
+        {"g?y/./x", "http://a/b/c/g?y/./x"},
+        {"g?y/../x", "http://a/b/c/g?y/../x"},
+        {"g:h", "g:h"},
+        {"file:///etc/passwd", "file:///etc/passwd"},
+        {"HTTPS://x/y", "HTTPS://x/y"},
+        {"https://x/y#z", "https://x/y"},
+        {"...", "http://a/b/c/..."},
+        {"/a//b", "http://a/a//b"},
+        {"/a//../b", "http://a/a/b"},
+        {"%2e%2E/g", "http://a/b/g"},
+        {"/%2e./g", "http://a/g"},
+        {"g/%2e", "http://a/b/c/g/"},
+        {" g ", "http://a/b/c/g"},
+        {"\tg", "http://a/b/c/g"},
+        {"g h", "http://a/b/c/g%20h"},
+        {"/\xc3\xa4?\xe4", "http://a/%C3%A4?%E4"},
+        {"//\xc3\xa4/", "http://%C3%A4/"},
+        {"1:2", "http://a/b/c/1:2"},
+        {"/x?u=http://y/../z", "http://a/x?u=http://y/../z"},
+        {"a_b:c", "http://a/b/c/a_b:c"},
+        {"?", "http://a/b/c/d;p?"},
     };
     static const char *const other[][3] = {
-        {"http://a", "g", "http://a/g"}, {"http://a", "?x", "http://a?x"},
-        {"http://a?q", "g", "http://a/g"}, {"http://a?q/r", "g", "http://a/g"},
-        {"http://a:81/x", "/y", "http://a:81/y"}, {"https://a/x", "//b/y", "https://b/y"},
-        {"http://[::1]:8/x/y", "../z", "http://[::1]:8/z"}, {"http://a/x#f", "?y", "http://a/x?y"},
-        {"http://a/x/y#/z/w", "g", "http://a/x/g"}, {"http://a/x#f", "#g", "http://a/x"},
+        {"http://a", "g", "http://a/g"},
+        {"http://a", "?x", "http://a?x"},
+        {"http://a?q", "g", "http://a/g"},
+        {"http://a?q/r", "g", "http://a/g"},
+        {"http://a:81/x", "/y", "http://a:81/y"},
+        {"https://a/x", "//b/y", "https://b/y"},
+        {"http://[::1]:8/x/y", "../z", "http://[::1]:8/z"},
+        {"http://a/x#f", "?y", "http://a/x?y"},
+        {"http://a/x/y#/z/w", "g", "http://a/x/g"},
+        {"http://a/x#f", "#g", "http://a/x"},
     };
-    static const char *const bad[] = {"", " ", "a\nb", "a\r\nX: y", "a\\b", "\\\\x", "http:\\\\x",
-                                      "a\x7f", "\x01"};
+    static const char *const bad[] = {"",      " ",          "a\nb",  "a\r\nX: y", "a\\b",
+                                      "\\\\x", "http:\\\\x", "a\x7f", "\x01"};
     char *out;
 
     (void)state;
@@ -492,8 +541,9 @@ static void test_resolve(void **state)
         free(out);
     }
     for (size_t i = 0; i < ARRAY_LEN(other); i++) {
-        assert_int_equal(url_resolve(other[i][0], strlen(other[i][0]), other[i][1],
-                                     strlen(other[i][1]), &out), 0);
+        assert_int_equal(
+            url_resolve(other[i][0], strlen(other[i][0]), other[i][1], strlen(other[i][1]), &out),
+            0);
         if (strcmp(out, other[i][2]) != 0)
             fail_msg("\"%s\" + \"%s\" became %s", other[i][0], other[i][1], out);
         free(out);
@@ -518,8 +568,8 @@ static void test_resolve(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rows),   cmocka_unit_test(test_lengths),
-        cmocka_unit_test(test_origin), cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_rows),    cmocka_unit_test(test_lengths),
+        cmocka_unit_test(test_origin),  cmocka_unit_test(test_mutations),
         cmocka_unit_test(test_resolve),
     };
 

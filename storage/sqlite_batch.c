@@ -1,0 +1,288 @@
+/* The rows of batches and of the pages of their requests; see sqlite.c. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "storage/sqlite_int.h"
+
+static void bind_batch(sqlite3_stmt *q, const struct batch *b)
+{
+    sqlite3_bind_int64(q, 1, b->no);
+    sq_bind_string(q, 2, b->id);
+    sqlite3_bind_int(q, 3, (int)b->state);
+    sqlite3_bind_int64(q, 4, b->pages);
+    sqlite3_bind_int64(q, 5, (int64_t)b->total);
+    sqlite3_bind_int64(q, 6, (int64_t)b->succeeded);
+    sqlite3_bind_int64(q, 7, (int64_t)b->failed);
+    sqlite3_bind_int64(q, 8, (int64_t)b->cancelled);
+    sqlite3_bind_int64(q, 9, (int64_t)b->bytes_received);
+    sqlite3_bind_int64(q, 10, b->created_ms);
+    sqlite3_bind_int64(q, 11, b->started_ms);
+    sqlite3_bind_int64(q, 12, b->ended_ms);
+    sqlite3_bind_int64(q, 13, b->max_parallel);
+    sqlite3_bind_int64(q, 14, b->max_per_host);
+    sqlite3_bind_int64(q, 15, b->max_redirects);
+    sq_bind_blob(q, 16, b->defaults, b->defaults_len);
+    sq_bind_string(q, 17, b->name);
+    sq_bind_string(q, 18, b->metadata);
+    sq_bind_string(q, 19, b->idem_key);
+    sq_bind_blob(q, 20, b->idem_hash, sizeof(b->idem_hash));
+}
+
+static char *column_string(sqlite3_stmt *q, int i)
+{
+    return (char *)(uintptr_t)(const void *)sqlite3_column_text(q, i);
+}
+
+/* The row as a batch whose owned parts are SQLite's: copy before the next step. */
+static void read_batch(sqlite3_stmt *q, struct batch *b)
+{
+    memset(b, 0, sizeof(*b));
+    b->no = sqlite3_column_int64(q, 0);
+    const char *id = column_string(q, 1);
+    snprintf(b->id, sizeof(b->id), "%s", id != NULL ? id : "");
+    b->state = (enum batch_state)sqlite3_column_int(q, 2);
+    b->pages = (uint32_t)sqlite3_column_int64(q, 3);
+    b->total = (uint64_t)sqlite3_column_int64(q, 4);
+    b->succeeded = (uint64_t)sqlite3_column_int64(q, 5);
+    b->failed = (uint64_t)sqlite3_column_int64(q, 6);
+    b->cancelled = (uint64_t)sqlite3_column_int64(q, 7);
+    b->bytes_received = (uint64_t)sqlite3_column_int64(q, 8);
+    b->created_ms = sqlite3_column_int64(q, 9);
+    b->started_ms = sqlite3_column_int64(q, 10);
+    b->ended_ms = sqlite3_column_int64(q, 11);
+    b->max_parallel = (uint32_t)sqlite3_column_int64(q, 12);
+    b->max_per_host = (uint32_t)sqlite3_column_int64(q, 13);
+    b->max_redirects = (uint32_t)sqlite3_column_int64(q, 14);
+    b->defaults = (void *)(uintptr_t)sqlite3_column_blob(q, 15);
+    b->defaults_len = (size_t)sqlite3_column_bytes(q, 15);
+    b->name = column_string(q, 16);
+    b->metadata = column_string(q, 17);
+    b->idem_key = column_string(q, 18);
+    if (sqlite3_column_bytes(q, 19) == STORE_HASH_SIZE)
+        memcpy(b->idem_hash, sqlite3_column_blob(q, 19), STORE_HASH_SIZE);
+}
+
+int store_last_batch_no(struct store *s, int64_t *no)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_LAST_NO, &q);
+    if (rc != 0)
+        return rc;
+    int code = sqlite3_step(q);
+    *no = code == SQLITE_ROW ? sqlite3_column_int64(q, 0) : 0;
+    rc = code == SQLITE_ROW ? 0 : sq_fail(s, code);
+    sq_put(q);
+    return rc;
+}
+
+int store_add_batch(struct store *s, const struct batch *b)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_ADD_BATCH, &q);
+    if (rc != 0)
+        return rc;
+    bind_batch(q, b);
+    return sq_finish(s, q);
+}
+
+int store_update_batch(struct store *s, const struct batch *b)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_UPDATE_BATCH, &q);
+    if (rc != 0)
+        return rc;
+    bind_batch(q, b);
+    rc = sq_finish(s, q);
+    return rc == 0 && sqlite3_changes(s->db) == 0 ? E_NOTFOUND : rc;
+}
+
+static int each_batch(struct store *s, sqlite3_stmt *q, store_batch_fn *fn, void *arg)
+{
+    int code, rc = 0;
+    while (rc == 0 && (code = sqlite3_step(q)) != SQLITE_DONE) {
+        struct batch b;
+        if (code != SQLITE_ROW) {
+            rc = sq_fail(s, code);
+            break;
+        }
+        read_batch(q, &b);
+        rc = fn(arg, &b);
+    }
+    sq_put(q);
+    return rc;
+}
+
+int store_open_batches(struct store *s, store_batch_fn *fn, void *arg)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_OPEN_BATCHES, &q);
+    return rc != 0 ? rc : each_batch(s, q, fn, arg);
+}
+
+int store_list(struct store *s, int64_t before, unsigned states, uint32_t limit, store_batch_fn *fn,
+               void *arg)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_LIST, &q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, before > 0 ? before : INT64_MAX);
+    sqlite3_bind_int64(q, 2, states);
+    sqlite3_bind_int64(q, 3, limit);
+    return each_batch(s, q, fn, arg);
+}
+
+static int find(struct store *s, enum statement i, const char *text, struct batch *out)
+{
+    sqlite3_stmt *q;
+    memset(out, 0, sizeof(*out));
+    int rc = sq_get(s, i, &q);
+    if (rc != 0)
+        return rc;
+    sq_bind_string(q, 1, text);
+    int code = sqlite3_step(q);
+    if (code == SQLITE_ROW) {
+        struct batch b;
+        read_batch(q, &b);
+        rc = batch_copy(out, &b);
+    } else {
+        rc = code == SQLITE_DONE ? E_NOTFOUND : sq_fail(s, code);
+    }
+    sq_put(q);
+    return rc;
+}
+
+int store_find(struct store *s, const char *id, struct batch *out)
+{
+    return find(s, S_FIND, id, out);
+}
+
+int store_find_key(struct store *s, const char *idem_key, struct batch *out)
+{
+    return find(s, S_FIND_KEY, idem_key, out);
+}
+
+/* At most `max` rows of one table; *all: no more are left there. The statements have one upper
+ * bound only: given two, SQLite takes the batch's end and walks all of its rows in every step. */
+static int remove_rows(struct store *s, enum statement i, int64_t batch, uint32_t max, bool *all)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, i, &q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, sq_key(batch, 0));
+    sqlite3_bind_int64(q, 2, sq_end(batch));
+    sqlite3_bind_int64(q, 3, max - 1);
+    rc = sq_finish(s, q);
+    *all = (uint32_t)sqlite3_changes(s->db) < max;
+    return rc;
+}
+
+int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *done)
+{
+    static const enum statement tables[] = {S_REMOVE_BODIES, S_REMOVE_RESULTS, S_REMOVE_PAGES};
+    *done = false;
+    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
+        bool all;
+        int rc = remove_rows(s, tables[i], batch, max_rows > 0 ? max_rows : 1, &all);
+        if (rc != 0 || !all)
+            return rc;
+    }
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_REMOVE_BATCH, &q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, batch);
+    rc = sq_finish(s, q);
+    *done = rc == 0;
+    return rc;
+}
+
+/* ---- pages ---- */
+
+/* One batch's lanes apart from another's, so that the index is read for one batch only. */
+static int64_t lane_key(int64_t batch, uint64_t lane)
+{
+    return (int64_t)(lane ^ ((uint64_t)batch * 0x9e3779b97f4a7c15ULL));
+}
+
+int store_add_page(struct store *s, int64_t batch, const struct page *p)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_ADD_PAGE, &q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, sq_key(batch, p->no));
+    sqlite3_bind_int64(q, 2, lane_key(batch, p->lane));
+    sqlite3_bind_int64(q, 3, p->count);
+    sq_bind_blob(q, 4, p->data, p->len);
+    return sq_finish(s, q);
+}
+
+int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct page *v, size_t max,
+                     size_t *n)
+{
+    sqlite3_stmt *q;
+    *n = 0;
+    int rc = sq_get(s, S_PAGE_HEADS, &q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, sq_after(batch, after_no));
+    sqlite3_bind_int64(q, 2, sq_end(batch));
+    sqlite3_bind_int64(q, 3, (int64_t)max);
+    int code = SQLITE_DONE;
+    while (*n < max && (code = sqlite3_step(q)) == SQLITE_ROW) {
+        v[(*n)++] = (struct page){
+            .no = (uint32_t)sqlite3_column_int64(q, 0),
+            .lane = (uint64_t)lane_key(batch, (uint64_t)sqlite3_column_int64(q, 1)),
+            .count = (uint32_t)sqlite3_column_int64(q, 2),
+        };
+    }
+    rc = code == SQLITE_ROW || code == SQLITE_DONE ? 0 : sq_fail(s, code);
+    sq_put(q);
+    return rc;
+}
+
+/* Copied, so that no statement stays open: one that is holds back the checkpoints. */
+static int keep_page(struct store *s, sqlite3_stmt *q, struct page *out)
+{
+    const void *data = sqlite3_column_blob(q, 2);
+    size_t len = (size_t)sqlite3_column_bytes(q, 2);
+    if (len > s->page_cap) {
+        void *p = realloc(s->page, len);
+        if (p == NULL)
+            return E_NOMEM;
+        s->page = p;
+        s->page_cap = len;
+    }
+    if (len > 0)
+        memcpy(s->page, data, len);
+    out->data = s->page;
+    out->len = len;
+    return 0;
+}
+
+int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after_no,
+                    struct page *out)
+{
+    sqlite3_stmt *q;
+    memset(out, 0, sizeof(*out));
+    int rc = sq_get(s, S_LANE_PAGE, &q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, lane_key(batch, lane));
+    sqlite3_bind_int64(q, 2, sq_after(batch, after_no));
+    sqlite3_bind_int64(q, 3, sq_end(batch));
+    int code = sqlite3_step(q);
+    if (code == SQLITE_ROW) {
+        out->no = (uint32_t)sqlite3_column_int64(q, 0);
+        out->lane = lane;
+        out->count = (uint32_t)sqlite3_column_int64(q, 1);
+        rc = keep_page(s, q, out);
+    } else {
+        rc = code == SQLITE_DONE ? E_NOTFOUND : sq_fail(s, code);
+    }
+    sq_put(q);
+    return rc;
+}

@@ -1,0 +1,102 @@
+/* The SQLite backend from within: the connection, its statements, and what its three files share.
+ * One thread at a time. */
+#ifndef STORAGE_SQLITE_INT_H
+#define STORAGE_SQLITE_INT_H
+
+#include <sqlite3.h>
+
+#include "storage/store.h"
+
+/* Every statement, prepared when first used and kept. */
+#define BATCH_COLUMNS                                                                 \
+    "no,id,state,pages,total,succeeded,failed,cancelled,bytes,created,started,ended," \
+    "max_parallel,max_per_host,max_redirects,defaults,name,metadata,idem_key,idem_hash"
+#define RESULT_COLUMNS                                                                       \
+    "id,key,status,http_status,http_version,error,message,attempts,truncated,url,final_url," \
+    "custom_id,headers,redirects,remote_ip,timing,completed,body_len,has_body"
+
+#define STATEMENTS(X)                                                                              \
+    X(BEGIN, "BEGIN IMMEDIATE")                                                                    \
+    X(COMMIT, "COMMIT")                                                                            \
+    X(ROLLBACK, "ROLLBACK")                                                                        \
+    X(SYNC_FULL, "PRAGMA synchronous=FULL")                                                        \
+    X(SYNC_NORMAL, "PRAGMA synchronous=NORMAL")                                                    \
+    X(LAST_NO, "SELECT max(no) FROM batch")                                                        \
+    X(ADD_BATCH, "INSERT INTO batch(" BATCH_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,"     \
+                 "?11,?12,?13,?14,?15,?16,?17,?18,?19,?20)")                                       \
+    X(UPDATE_BATCH, "UPDATE batch SET id=?2,state=?3,pages=?4,total=?5,succeeded=?6,failed=?7,"    \
+                    "cancelled=?8,bytes=?9,created=?10,started=?11,ended=?12,max_parallel=?13,"    \
+                    "max_per_host=?14,max_redirects=?15,defaults=?16,name=?17,metadata=?18,"       \
+                    "idem_key=?19,idem_hash=?20 WHERE no=?1")                                      \
+    X(OPEN_BATCHES, "SELECT " BATCH_COLUMNS " FROM batch WHERE state IN (0,1,2,5) ORDER BY no")    \
+    X(FIND, "SELECT " BATCH_COLUMNS " FROM batch WHERE id=?1 AND state NOT IN (0,5)")              \
+    X(FIND_KEY, "SELECT " BATCH_COLUMNS " FROM batch WHERE idem_key=?1 AND idem_key IS NOT NULL "  \
+                "AND state<>5 AND state<>0")                                                       \
+    X(LIST, "SELECT " BATCH_COLUMNS " FROM batch WHERE no<?1 AND state NOT IN (0,5) "              \
+            "AND (?2=0 OR (?2>>state)&1) ORDER BY no DESC LIMIT ?3")                               \
+    X(REMOVE_BATCH, "DELETE FROM batch WHERE no=?1")                                               \
+    X(ADD_PAGE, "INSERT INTO page(id,lane,count,data) VALUES(?1,?2,?3,?4)")                        \
+    X(PAGE_HEADS, "SELECT id,lane,count FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3")     \
+    X(LANE_PAGE, "SELECT id,count,data FROM page WHERE lane=?1 AND id>?2 AND id<?3 "               \
+                 "ORDER BY id LIMIT 1")                                                            \
+    X(REMOVE_PAGES, "DELETE FROM page WHERE id>=?1 AND id<=ifnull((SELECT id FROM page "           \
+                    "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")                 \
+    X(REMOVE_RESULTS, "DELETE FROM result WHERE id>=?1 AND id<=ifnull((SELECT id FROM result "     \
+                      "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")               \
+    X(REMOVE_BODIES, "DELETE FROM body WHERE id>=?1 AND id<=ifnull((SELECT id FROM body "          \
+                     "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")                \
+    X(ADD_RESULT, "INSERT INTO result(" RESULT_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,"      \
+                  "?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)")                                      \
+    X(ADD_BODY, "INSERT INTO body(id,data) VALUES(?1,?2)")                                         \
+    X(ADD_BODY_ZERO, "INSERT INTO body(id,data) VALUES(?1,zeroblob(?2))")                          \
+    X(DONE, "SELECT key,status,body_len FROM result INDEXED BY result_key "                        \
+            "WHERE key>=?1 AND key<?2 ORDER BY key")                                               \
+    X(LAST_N, "SELECT max(id) FROM result WHERE id>?1 AND id<?2")                                  \
+    X(RESULTS, "SELECT " RESULT_COLUMNS " FROM result WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3") \
+    X(RESULTS_BAD, "SELECT " RESULT_COLUMNS " FROM result INDEXED BY result_status "               \
+                   "WHERE status=?4 AND status<>0 AND id>?1 AND id<?2 ORDER BY id LIMIT ?3")       \
+    X(RESULTS_INDEX, "SELECT " RESULT_COLUMNS " FROM result INDEXED BY result_key "                \
+                     "WHERE key>?1 AND key<?2 ORDER BY key LIMIT ?3")                              \
+    X(RESULTS_CUSTOM, "SELECT " RESULT_COLUMNS " FROM result INDEXED BY result_custom "            \
+                      "WHERE custom_id=?4 AND id>?1 AND id<?2 ORDER BY id LIMIT ?3")               \
+    X(RESULT_ONE, "SELECT " RESULT_COLUMNS " FROM result WHERE key=?1")
+
+enum statement {
+#define X(name, sql) S_##name,
+    STATEMENTS(X)
+#undef X
+        N_STATEMENTS
+};
+
+struct store {
+    sqlite3 *db;
+    bool writer, durable;
+    bool folds; /* a writer whose database was found to be ours: close checkpoints */
+    int lock_fd;
+    int frames; /* of the write-ahead log, after the last commit */
+    void *page; /* the last one read */
+    size_t page_cap;
+    char error[256];
+    sqlite3_stmt *stmt[N_STATEMENTS];
+};
+
+/* Maps a code of SQLite's to ours; unless that is 0, keeps the text for store_error. */
+int sq_fail(struct store *s, int code) MUSTCHECK;
+/* The prepared statement; *out is NULL on failure. Give it back with sq_put or sq_finish. */
+int sq_get(struct store *s, enum statement i, sqlite3_stmt **out) MUSTCHECK;
+void sq_put(sqlite3_stmt *q);
+int sq_finish(struct store *s, sqlite3_stmt *q) MUSTCHECK;
+int sq_run(struct store *s, enum statement i) MUSTCHECK;
+
+/* The keys of a batch's rows: of row n; the end of the last one's range; and, for "after", the key
+ * that rows must lie above. */
+int64_t sq_key(int64_t batch, uint64_t n);
+int64_t sq_end(int64_t batch);
+int64_t sq_after(int64_t batch, int64_t after);
+
+/* Bound memory stays the caller's, until sq_put. NULL is bound as NULL. */
+void sq_bind_text(sqlite3_stmt *q, int i, struct span v);
+void sq_bind_blob(sqlite3_stmt *q, int i, const void *p, size_t n);
+void sq_bind_string(sqlite3_stmt *q, int i, const char *v);
+
+#endif
