@@ -255,8 +255,8 @@ void start_unwait(struct transfer *t);
 void start_undo(struct transfer *t);
 
 /* fetch_head.c: for CURLOPT_WRITEFUNCTION and CURLOPT_HEADERFUNCTION */
-size_t head_body(char *p, size_t size, size_t n, void *transfer);
-size_t head_line(char *p, size_t size, size_t n, void *transfer);
+size_t head_body(char *p, size_t size, size_t n, void *arg);
+size_t head_line(char *p, size_t size, size_t n, void *arg);
 
 /* fetch_end.c */
 struct verdict {
