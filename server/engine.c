@@ -175,6 +175,8 @@ void engine_stop(struct engine *e)
     atomic_store(&e->stopping, true);
     for (unsigned i = 0; i < e->n_running; i++)
         fetcher_stop(e->fetchers[i], DRAIN_MS);
+    for (unsigned i = 0; i < e->n_running; i++)
+        fetcher_join(e->fetchers[i]);
     if (e->keeper_runs)
         keeper_stop(e);
     for (unsigned i = 0; i < e->n_fetchers; i++)

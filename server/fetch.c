@@ -656,12 +656,16 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     return 0;
 }
 
-void fetcher_stop(struct fetcher *f, int64_t drain_ms)
+void fetcher_drain(struct fetcher *f, int64_t drain_ms)
 {
     struct msg_stop *m = xcalloc(1, sizeof(*m));
     m->m.type = FETCH_STOP;
     m->drain_ms = drain_ms;
     fetcher_put(f, &m->m);
+}
+
+void fetcher_join(struct fetcher *f)
+{
     pthread_join(f->thread, NULL);
     f->now = now_us();
     on_thread_end(f);

@@ -16,9 +16,11 @@ uint32_t fetch_overhead_fds(unsigned n);
 int fetcher_new(struct fetcher **out, struct engine *e, unsigned no) MUSTCHECK;
 /* Starts its thread, once all of the engine's fetchers are made: they wake one another. */
 int fetcher_start(struct fetcher *f) MUSTCHECK;
-/* Ends the thread: what is in flight may finish within drain_ms, then it is dropped (and fetched
- * again at the next start). Results go to the keeper before this returns. */
+/* Asks the thread to end: what is in flight may finish within drain_ms, then it is dropped (and
+ * fetched again at the next start). */
 void fetcher_stop(struct fetcher *f, int64_t drain_ms);
+/* Waits for that. Results have gone to the keeper when this returns. */
+void fetcher_join(struct fetcher *f);
 void fetcher_free(struct fetcher *f); /* NULL is fine */
 
 /* Gives the memory of a message of results back, once all in it is released. Any thread. */

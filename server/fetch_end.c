@@ -152,6 +152,10 @@ static void retry_later(struct transfer *t)
     f->random = f->random * 6364136223846793005ULL + 1442695040888963407ULL;
     int64_t ms = retry_delay_ms(t->attempts, t->retry_after_ms, f->random >> 17);
     body_drop(t);
+    /* Many may wait, for long: they keep no memory of the response. */
+    buf_fini(&t->body);
+    buf_fini(&t->fields_in);
+    buf_fini(&t->location);
     to_origin_url(t);
     t->active_us = 0;
     t->new_attempt = true;

@@ -14,6 +14,7 @@ enum {
     BLOCK_BYTES = 128 * 1024,
     BLOCKS_KEPT = 32,
     COPY_BODY = 16 * 1024, /* a larger body's memory is handed over instead */
+    STORABLE = 1000 * 1000 * 1000 - 64 * 1024, /* SQLite's longest row, 10^9 bytes, less the rest */
 };
 
 /* ---- bodies ---- */
@@ -61,7 +62,9 @@ static int keep(struct transfer *t, const char *p, size_t n)
 
 uint64_t body_max(const struct transfer *t)
 {
-    return t->item.has_max_body_bytes ? t->item.max_body_bytes : t->f->e->cfg->max_body_bytes;
+    uint64_t max =
+        t->item.has_max_body_bytes ? t->item.max_body_bytes : t->f->e->cfg->max_body_bytes;
+    return max < STORABLE ? max : STORABLE;
 }
 
 size_t body_write(struct transfer *t, const char *p, size_t n)
@@ -189,6 +192,7 @@ static void put_body(struct transfer *t, struct done *d)
     if (t->spill_fd >= 0) {
         r->body_fd = t->spill_fd;
         t->spill_fd = -1;
+        t->f->out->bytes += SPILL_BYTES; /* not memory, but a descriptor and work for the disk */
     } else if (t->body.len > COPY_BODY) {
         d->owned_body = t->body.data;
         r->body = (struct span){t->body.data, t->body.len};

@@ -130,7 +130,8 @@ static int set_fields(struct transfer *t)
     bool has_type = false;
     while (item_next_header(&rest, &name, &value)) {
         bool of_content = name.len > 8 && strncasecmp(name.ptr, "content-", 8) == 0;
-        if ((of_content && !t->with_body) || (t->foreign && !of_content && !may_travel(name)))
+        bool body_dropped = !t->with_body && t->hops > 0; /* by a redirect */
+        if ((of_content && body_dropped) || (t->foreign && !of_content && !may_travel(name)))
             continue;
         has_type = has_type || field_is(name, "content-type");
         buf_reset(&f->scratch);
@@ -144,9 +145,13 @@ static int set_fields(struct transfer *t)
         if (rc != 0)
             return rc;
     }
+    int rc = 0;
     if (t->with_body && !has_type) /* libcurl would call any body a form */
-        return add_field(t, "Content-Type:");
-    return 0;
+        rc = add_field(t, "Content-Type:");
+    /* libcurl would wait a second for 100 Continue, and answer 417 by a request of its own. */
+    if (rc == 0 && t->with_body)
+        rc = add_field(t, "Expect:");
+    return rc;
 }
 
 static bool span_is(struct span s, const char *text)
@@ -271,7 +276,6 @@ static void run(struct transfer *t)
 {
     struct fetcher *f = t->f;
     charge_resolving(t);
-    reset_response(t);
     int rc = E_NOMEM;
     t->easy = start_easy(f);
     if (t->easy != NULL)
@@ -434,6 +438,7 @@ void start_hop(struct transfer *t)
 {
     struct fetcher *f = t->f;
     struct host *h = t->lane->host;
+    reset_response(t); /* an earlier hop's, or attempt's, is not this one's */
     t->resolve_us = f->now;
     if (t->url.host_is_ip) {
         struct dns_addr a = {.family = AF_INET};
@@ -513,6 +518,7 @@ static struct transfer *take_record(struct fetcher *f, struct lane *l)
     t->with_body = t->item.body.ptr != NULL || span_is(t->method, "POST") ||
                    span_is(t->method, "PUT") || span_is(t->method, "PATCH");
     if (rc != 0) { /* it was fine when it was accepted */
+        lane_settle_want(f, l);
         sched_release(&f->sched, &l->s);
         transfer_detach(t);
         struct verdict v = {OUTCOME_INTERNAL, "the stored request cannot be read", false};
@@ -532,7 +538,9 @@ void start_next(struct fetcher *f, struct lane *l)
         return;
     lane_settle_want(f, l);
     struct live *live = t->live;
-    t->timing[TIMING_LIMIT_WAIT] += (uint64_t)(f->now - t->ready_us);
+    /* ready_us of a hop is another fetcher's clock of its turn, which may be ahead of ours */
+    if (f->now > t->ready_us)
+        t->timing[TIMING_LIMIT_WAIT] += (uint64_t)(f->now - t->ready_us);
     if (t->waits_retry) {
         t->waits_retry = false;
         atomic_fetch_add(&live->in_flight, 1);

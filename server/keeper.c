@@ -367,7 +367,7 @@ static void give_up(struct keeper *k, struct upload *u)
 static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
 {
     struct engine *e = k->e;
-    if (m->rc == 0)
+    if (rc != 0) /* E_EXISTS may have been for a batch of this very group */
         m->rc = rc;
     struct batch_view v = {0};
     struct live *l = NULL;
@@ -401,7 +401,7 @@ static void finish_steer(struct keeper *k, struct msg_steer *m, int rc)
 {
     struct engine *e = k->e;
     struct live *l = m->live;
-    if (m->rc == 0)
+    if (rc != 0) /* E_NOTFOUND may have been by another message of the group */
         m->rc = rc;
     if (m->rc != 0 || (l == NULL && !m->remove)) {
         keeper_steered(k, m);
