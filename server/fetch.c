@@ -656,7 +656,7 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     return 0;
 }
 
-void fetcher_drain(struct fetcher *f, int64_t drain_ms)
+void fetcher_stop(struct fetcher *f, int64_t drain_ms)
 {
     struct msg_stop *m = xcalloc(1, sizeof(*m));
     m->m.type = FETCH_STOP;

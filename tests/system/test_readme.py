@@ -55,21 +55,20 @@ def web():
 
 def test_curl_lines_give_what_the_readme_shows(start, web, tmp_path):
     service = start()
-    urls = re.search(r"^`urls.txt`.*\n\n((?:    .*\n)+)", README, re.M)[1].replace("    ", "")
-    (tmp_path / "urls.txt").write_text(urls.replace("127.0.0.1:8001", web))
+    def run(command):
+        command = command.replace("localhost:8080", f"127.0.0.1:{service.address[1]}")
+        command = command.replace("127.0.0.1:8001", web)
+        return subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, timeout=60,
+                              env={"id": batch_id or ""}, check=True).stdout.decode()
+
+    batch_id = None
+    run(re.search(r"^    (printf .*> urls.txt)$", README, re.M)[1])
     assert len(examples()) == 4
-    shown_id = re.search(r"b_[0-9a-z]{30,}", README)[0]
-    real_id = shown_id
     for line, shown in examples():
-        command = line.replace("localhost:8080", f"127.0.0.1:{service.address[1]}")
-        command = command.replace(shown_id, real_id)
-        run = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, timeout=60)
-        assert run.returncode == 0, run
-        got = run.stdout.decode().replace(web, "127.0.0.1:8001")
+        got = run(line).replace(web, "127.0.0.1:8001")
         for text in got.splitlines():
             json.loads(text)
-        if real_id == shown_id:
-            real_id = json.loads(got)["id"]
+        batch_id = batch_id or json.loads(got)["id"]
         exact = "wait=" in line  # the submission's own answer may find the batch already begun
         assert mask(got, exact) == mask(shown, exact), line
 
