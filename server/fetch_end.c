@@ -121,8 +121,18 @@ static struct verdict judge_response(const struct transfer *t)
 
 /* ---- what follows ---- */
 
+/* Many may wait, for long: they keep no memory of the response. */
+static void drop_response(struct transfer *t)
+{
+    body_drop(t);
+    buf_fini(&t->body);
+    buf_fini(&t->fields_in);
+    buf_fini(&t->location);
+}
+
 static void requeue(struct transfer *t)
 {
+    drop_response(t);
     t->ready_us = t->f->now;
     transfer_send(t);
 }
@@ -151,11 +161,7 @@ static void retry_later(struct transfer *t)
     struct fetcher *f = t->f;
     f->random = f->random * 6364136223846793005ULL + 1442695040888963407ULL;
     int64_t ms = retry_delay_ms(t->attempts, t->retry_after_ms, f->random >> 17);
-    body_drop(t);
-    /* Many may wait, for long: they keep no memory of the response. */
-    buf_fini(&t->body);
-    buf_fini(&t->fields_in);
-    buf_fini(&t->location);
+    drop_response(t);
     to_origin_url(t);
     t->active_us = 0;
     t->new_attempt = true;
@@ -281,6 +287,7 @@ static void note_version(struct transfer *t)
 void end_transfer(struct transfer *t, CURLcode code)
 {
     struct fetcher *f = t->f;
+    int64_t charged = t->active_us;
     gather_times(t);
     bool complete = t->head_ended && t->status >= 200;
     if (complete)
@@ -290,6 +297,7 @@ void end_transfer(struct transfer *t, CURLcode code)
 
     if (t->no_descriptor) { /* our own limit: nothing is charged to the request */
         f->no_starts_before = f->now + 50000;
+        t->active_us = charged;
         start_undo(t);
         sched_release(&f->sched, &t->lane->s);
         requeue(t);

@@ -13,7 +13,8 @@
 enum {
     BLOCK_BYTES = 128 * 1024,
     BLOCKS_KEPT = 32,
-    COPY_BODY = 16 * 1024, /* a larger body's memory is handed over instead */
+    BLOCK_TOUCHED = 8 * 1024,
+    COPY_BODY = 16 * 1024,                     /* a larger body's memory is handed over instead */
     STORABLE = 1000 * 1000 * 1000 - 64 * 1024, /* SQLite's longest row, 10^9 bytes, less the rest */
 };
 
@@ -24,8 +25,12 @@ enum {
 static int spill(struct transfer *t)
 {
     t->spill_fd = open(t->f->e->cfg->data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (t->spill_fd < 0)
+    if (t->spill_fd < 0) {
+        bool twice = t->method.ptr == NULL || (memcmp(t->method.ptr, "PO", 2) != 0 &&
+                                               memcmp(t->method.ptr, "PA", 2) != 0);
+        t->no_descriptor = twice && (errno == EMFILE || errno == ENFILE); /* fetched again */
         return E_IO;
+    }
     size_t done = 0;
     while (done < t->body.len) {
         ssize_t n = write(t->spill_fd, t->body.data + done, t->body.len - done);
@@ -62,8 +67,8 @@ static int keep(struct transfer *t, const char *p, size_t n)
 
 uint64_t body_max(const struct transfer *t)
 {
-    uint64_t max =
-        t->item.has_max_body_bytes ? t->item.max_body_bytes : t->f->e->cfg->max_body_bytes;
+    uint64_t max = t->item.has_max_body_bytes ? t->item.max_body_bytes
+                                              : t->f->e->cfg->max_body_bytes;
     return max < STORABLE ? max : STORABLE;
 }
 
@@ -138,7 +143,8 @@ void out_flush(struct fetcher *f)
     if (m == NULL)
         return;
     f->out = NULL;
-    m->bytes += sizeof(*m) + m->used;
+    /* What it stands for is pages that were touched, however little is in it. */
+    m->bytes += (sizeof(*m) + m->used + BLOCK_TOUCHED - 1) / BLOCK_TOUCHED * BLOCK_TOUCHED;
     atomic_fetch_add(&f->e->unwritten, (int64_t)m->bytes);
     inbox_put(&f->e->inbox, &m->m);
 }
