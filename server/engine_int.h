@@ -58,6 +58,7 @@ struct live {
     bool recovered;            /* taken up after a restart: pages may hold finished requests */
     struct page_map *feed;     /* feeder.c */
     uint64_t outstanding;      /* requests handed to fetchers, not done */
+    struct msg *parked;        /* wants that wait until outstanding is lower */
     struct live *touched_next; /* the group being committed: */
     bool touched;
     bool ending;

@@ -260,7 +260,17 @@ static bool dead_connection(const struct transfer *t, CURLcode code)
     curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &made);
     return made == 0 && t->heads == 0 && !t->resent &&
            (code == CURLE_GOT_NOTHING || code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR) &&
-           !is_method(t, "POST") && !is_method(t, "PATCH");
+           may_repeat(t);
+}
+
+/* The host's further transfers go to its next address. */
+static void leave_address(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    if (t->target != NULL && t->target == h->target && h->n_addr > 1) { /* nobody moved on yet */
+        h->cur = (h->cur + 1) % h->n_addr;
+        start_drop_target(h);
+    }
 }
 
 /* Another address of the same host, at once. */
@@ -269,10 +279,7 @@ static bool other_address(struct transfer *t)
     struct host *h = t->lane->host;
     if (t->target == NULL || h->state != HOST_RESOLVED || t->other_addresses + 1 >= h->n_addr)
         return false;
-    if (t->target == h->target) { /* nobody has moved on yet */
-        h->cur = (h->cur + 1) % h->n_addr;
-        start_drop_target(h);
-    }
+    leave_address(t);
     t->other_addresses++;
     return true;
 }
@@ -314,6 +321,8 @@ void end_transfer(struct transfer *t, CURLcode code)
         start_hop(t);
         return;
     }
+    if (code == CURLE_OPERATION_TIMEDOUT && !t->connected)
+        leave_address(t);
     if (t->follow && (code == CURLE_OK || t->hop_cut)) {
         follow(t);
         return;

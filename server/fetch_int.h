@@ -159,6 +159,7 @@ struct transfer {
     bool head_ended;
     bool follow; /* a redirect that will be followed */
     bool too_many_hops, location_cut;
+    bool connected;  /* a connection was chosen for this hop */
     bool has_length; /* Content-Length */
     uint64_t length;
     const char *broken; /* what breaks the protocol; NULL: nothing */
@@ -242,7 +243,8 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
 int multi_close_socket(void *fetcher, curl_socket_t fd);
 
 /* fetch_start.c */
-CURL *start_easy(struct fetcher *f); /* NULL: out of memory */
+bool may_repeat(const struct transfer *t); /* RFC 9110 9.2.2: not POST and PATCH */
+CURL *start_easy(struct fetcher *f);       /* NULL: out of memory */
 void start_give_easy(struct fetcher *f, CURL *easy);
 /* Starts the next request of a lane that the scheduler picked. */
 void start_next(struct fetcher *f, struct lane *l);

@@ -26,9 +26,8 @@ static int spill(struct transfer *t)
 {
     t->spill_fd = open(t->f->e->cfg->data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
     if (t->spill_fd < 0) {
-        bool twice = t->method.ptr == NULL || (memcmp(t->method.ptr, "PO", 2) != 0 &&
-                                               memcmp(t->method.ptr, "PA", 2) != 0);
-        t->no_descriptor = twice && (errno == EMFILE || errno == ENFILE); /* fetched again */
+        t->no_descriptor = may_repeat(t) &&
+                           (errno == EMFILE || errno == ENFILE); /* fetched again */
         return E_IO;
     }
     size_t done = 0;

@@ -11,11 +11,24 @@ enum { IDLE_AGE_S = 60 };
 
 /* ---- libcurl's callbacks ---- */
 
+bool may_repeat(const struct transfer *t)
+{
+    bool post = t->method.len == 4 && memcmp(t->method.ptr, "POST", 4) == 0;
+    bool patch = t->method.len == 5 && memcmp(t->method.ptr, "PATCH", 5) == 0;
+    return !post && !patch;
+}
+
 /* Connected, or a kept connection was chosen; nothing has been sent yet. */
 static int on_connected(void *arg, char *ip, char *local_ip, int port, int local_port)
 {
     struct transfer *t = arg;
     ASSERT(t->magic == TRANSFER_MAGIC);
+    if (t->connected && !may_repeat(t)) {
+        /* libcurl found its kept connection closed and would send the request once more. */
+        t->broken = "the origin closed a kept connection; the request may have reached it";
+        return CURL_PREREQFUNC_ABORT;
+    }
+    t->connected = true;
     (void)local_ip;
     (void)port;
     (void)local_port;
@@ -58,7 +71,6 @@ static void set_base(struct fetcher *f, CURL *h)
         curl_easy_setopt(h, CURLOPT_CAINFO, cfg->ca_file);
     curl_easy_setopt(h, CURLOPT_SHARE, f->share);
     curl_easy_setopt(h, CURLOPT_DNS_CACHE_TIMEOUT, 0L); /* we resolve; its cache is walked whole */
-    curl_easy_setopt(h, CURLOPT_MAXAGE_CONN, (long)IDLE_AGE_S);
     curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, head_body);
     curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, head_line);
     curl_easy_setopt(h, CURLOPT_PREREQFUNCTION, on_connected);
@@ -211,6 +223,8 @@ static int set_up(struct transfer *t)
     curl_easy_setopt(h, CURLOPT_PREREQDATA, t);
     curl_easy_setopt(h, CURLOPT_OPENSOCKETDATA, t);
     curl_easy_setopt(h, CURLOPT_ERRORBUFFER, t->error);
+    /* What must not be sent twice takes only connections that were in use just now. */
+    curl_easy_setopt(h, CURLOPT_MAXAGE_CONN, may_repeat(t) ? (long)IDLE_AGE_S : 2L);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)(left / 1000));
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(connect / 1000));
     curl_easy_setopt(h, CURLOPT_CONNECT_TO, t->target != NULL ? &t->target->connect_to : NULL);
@@ -235,7 +249,7 @@ static void reset_response(struct transfer *t)
     buf_reset(&t->location);
     body_drop(t);
     t->retry_after_ms = -1;
-    t->location_cut = t->too_many_hops = t->has_length = false;
+    t->location_cut = t->too_many_hops = t->has_length = t->connected = false;
     t->broken = NULL;
     t->head_ended = t->follow = t->hop_cut = t->too_large = t->too_many_fields = false;
     t->no_descriptor = t->no_space = t->truncated = false;

@@ -17,10 +17,11 @@
 enum {
     WINDOW_MAX = 65536, /* requests of one batch with the fetchers */
     WINDOW_MIN = 2048,
-    WINDOW_ALL = 262144,  /* of all batches, about */
-    CANCEL_PAGES = 64,    /* pages of cancelled requests a group: some 2,000 results */
-    REMOVE_ROWS = 4000,   /* rows of removed batches a group */
-    RETRY_STORE_MS = 500, /* after a failed commit */
+    WINDOW_ALL = 262144,            /* of all batches, about */
+    CANCEL_PAGES = 64,              /* pages of cancelled requests a group: some 2,000 results */
+    REMOVE_ROWS = 4000,             /* rows of removed batches a group */
+    GROUP_BYTES = 64 * 1024 * 1024, /* of results */
+    RETRY_STORE_MS = 500,           /* after a failed commit */
 };
 
 /* ---- phase 1: into the transaction ---- */
@@ -448,10 +449,22 @@ void keeper_steered(struct keeper *k, struct msg_steer *m)
     free(m);
 }
 
+/* Requests of one batch that the fetchers may have at a time. */
+static uint64_t window(const struct keeper *k)
+{
+    uint64_t n = WINDOW_ALL / (k->n_live > 0 ? k->n_live : 1);
+    return n > WINDOW_MAX ? WINDOW_MAX : n < WINDOW_MIN ? WINDOW_MIN : n;
+}
+
 static void serve_want(struct keeper *k, struct msg_want *m)
 {
     struct live *l = m->live;
     if (!atomic_load(&l->stopped) && l->feed != NULL) {
+        if (l->outstanding > 2 * window(k)) { /* hops and waiting retries fill the memory too */
+            m->m.next = l->parked;
+            l->parked = &m->m;
+            return;
+        }
         int rc = feeder_want(k->e, l, m->lane, m->n);
         if (rc != 0) {
             log_line(LOG_ERROR, "keeper", "batch %s: reading its pages: %s", l->b.id,
@@ -554,19 +567,26 @@ out:
     return rc;
 }
 
+static void serve_parked(struct keeper *k, struct live *l)
+{
+    struct msg *list = l->parked;
+    l->parked = NULL;
+    while (list != NULL) {
+        struct msg *m = list;
+        list = m->next;
+        serve_want(k, (struct msg_want *)m);
+    }
+}
+
 static void feed_all(struct keeper *k)
 {
-    if (k->n_live == 0)
-        return;
-    uint64_t window = WINDOW_ALL / k->n_live;
-    if (window > WINDOW_MAX)
-        window = WINDOW_MAX;
-    if (window < WINDOW_MIN)
-        window = WINDOW_MIN;
+    uint64_t most = window(k);
     for (struct live *l = k->all.all_next; l != &k->all; l = l->all_next) {
-        if (atomic_load(&l->stopped) || l->outstanding * 4 > window * 3)
+        if (l->parked != NULL && l->outstanding <= most)
+            serve_parked(k, l);
+        if (atomic_load(&l->stopped) || l->outstanding * 4 > most * 3)
             continue;
-        int rc = feeder_scan(k->e, l, window);
+        int rc = feeder_scan(k->e, l, most);
         if (rc != 0) {
             log_line(LOG_ERROR, "keeper", "batch %s: reading its pages: %s", l->b.id,
                      store_error(k->e->store));
@@ -603,8 +623,42 @@ static struct msg *join(struct msg *a, struct msg *b)
     return a;
 }
 
+static uint64_t weight(const struct msg_results *m)
+{
+    uint64_t n = m->used;
+    for (const struct done *d = m->first; d != NULL; d = d->next)
+        n += d->r.body_len;
+    return n;
+}
+
+/* Submissions don't wait for more than so many bytes of results: they go first, and the results
+ * beyond that into the next group. At the end nothing is left for a next one. */
+static struct msg *bound_group(struct keeper *k, struct msg *list)
+{
+    struct msg *first = NULL, *results = NULL, **first_tail = &first, **results_tail = &results;
+    uint64_t bytes = 0;
+    bool stop = false;
+    for (struct msg *m = list; m != NULL; m = m->next)
+        stop = stop || m->type == KEEPER_STOP;
+    for (struct msg *m = list, *next; m != NULL; m = next) {
+        next = m->next;
+        m->next = NULL;
+        struct msg ***tail = &first_tail;
+        if (m->type == KEEPER_RESULTS) {
+            tail = bytes > GROUP_BYTES && !stop ? &k->kept_tail : &results_tail;
+            bytes += weight((struct msg_results *)m);
+        }
+        **tail = m;
+        *tail = &m->next;
+    }
+    *first_tail = results;
+    return first;
+}
+
 static int wait_ms(const struct keeper *k)
 {
+    if (k->kept != NULL)
+        return 0;
     if (k->store_failed)
         return RETRY_STORE_MS;
     return k->cancelling != NULL || k->n_removals > 0 ? 0 : -1;
@@ -625,7 +679,7 @@ void *keeper_main(void *arg)
         struct msg *wants = k->wants_again;
         k->wants_again = NULL;
         struct msg *list = join(join(kept, wants), inbox_take(&k->e->inbox));
-        turn(k, list);
+        turn(k, bound_group(k, list));
     }
     keeper_drain(k);
     free(k);

@@ -70,6 +70,12 @@ void keeper_forget(struct keeper *k, struct live *l)
     l->all_prev = l->all_next = NULL;
     k->n_live--;
     feeder_close(l);
+    while (l->parked != NULL) {
+        struct msg *m = l->parked;
+        l->parked = m->next;
+        free(m);
+        live_unref(l); /* never the last: the caller has one */
+    }
     for (struct live **p = &k->cancelling; l->clearing && *p != NULL; p = &(*p)->cancel_next) {
         if (*p == l) {
             *p = l->cancel_next;
