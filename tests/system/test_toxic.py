@@ -272,7 +272,7 @@ def test_text_submissions_see_the_same(service, toxic):
 def test_a_post_is_not_sent_twice_on_a_kept_connection_that_dies(service, toxic):
     """Whether the origin acted on it is not known; a GET is sent once more."""
     service.one(toxic.url("/ok"))  # leaves its connection
-    before = toxic.hits["/close"]
+    before = toxic.hits.get("/close", 0)
     result = service.one(toxic.url("/close"), method="POST", body="x")
     assert code(result) == "protocol" and result["error"]["retryable"], result
     assert toxic.hits["/close"] == before + 1
