@@ -397,6 +397,8 @@ struct submit *submit_new(const struct submit_config *cfg)
     s->cfg.params = NULL;
     s->cfg.n_params = 0;
     s->settings.max_redirects = SUBMIT_MAX_REDIRECTS_DEFAULT;
+    s->settings.priority = SUBMIT_PRIORITY_DEFAULT;
+    s->settings.http_version = 11;
     buf_init(&s->part, SUBMIT_ELEMENT_MAX + 1);
     buf_init(&s->scratch.headers, SUBMIT_HEADERS_MAX);
     buf_init(&s->scratch.body, SUBMIT_ELEMENT_MAX);

@@ -18,6 +18,7 @@ enum {
     SUBMIT_OUTSIDE_MAX = 256 << 10,  /* of a JSON document, all but those elements */
     SUBMIT_HEADERS_MAX = 32 << 10,   /* the header lines of a request together */
     SUBMIT_MAX_REDIRECTS_DEFAULT = 10,
+    SUBMIT_PRIORITY_DEFAULT = 5,
 };
 
 /* A setting from the query string, percent-decoded. The bytes must be UTF-8 (the caller checks). */

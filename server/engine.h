@@ -51,6 +51,10 @@ uint64_t upload_count(const struct upload *u);
 struct upload_settings {
     uint32_t max_parallel, max_per_host; /* 0: none of its own */
     uint32_t max_redirects;
+    uint32_t rate_per_host; /* thousandths of a request a second; 0: no bound */
+    uint8_t priority;       /* 0 to 9 */
+    uint8_t http_version;   /* 11 or 20 */
+    struct retry_policy retry;
     struct item defaults;        /* url unset */
     const char *name, *metadata; /* NULL: none; metadata: a JSON object as text */
     const char *idem_key;        /* NULL: none */

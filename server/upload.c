@@ -189,6 +189,10 @@ void upload_commit(struct upload *u, const struct upload_settings *s, upload_don
     b->max_parallel = s->max_parallel;
     b->max_per_host = s->max_per_host;
     b->max_redirects = s->max_redirects;
+    b->rate_per_host = s->rate_per_host;
+    b->priority = s->priority;
+    b->http_version = s->http_version;
+    b->retry = s->retry;
     b->name = s->name != NULL ? xstrdup(s->name) : NULL;
     b->metadata = s->metadata != NULL ? xstrdup(s->metadata) : NULL;
     b->idem_key = s->idem_key != NULL ? xstrdup(s->idem_key) : NULL;

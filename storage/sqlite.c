@@ -19,7 +19,7 @@
 
 enum {
     APPLICATION_ID = 0x62666368, /* "bfch" */
-    SCHEMA_VERSION = 1,
+    SCHEMA_VERSION = 2,
     PASSIVE_FRAMES = 4000,
     RESTART_FRAMES = 32000,
 };
@@ -54,6 +54,16 @@ static const char *const migrations[SCHEMA_VERSION] = {
     "CREATE INDEX result_status ON result(status) WHERE status<>0;"
     "CREATE INDEX result_custom ON result(custom_id) WHERE custom_id IS NOT NULL;"
     "CREATE TABLE body(id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;",
+    /* 2: rates, priorities, HTTP/2, the retry policy */
+    "ALTER TABLE batch ADD COLUMN rate_per_host INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE batch ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;"
+    "ALTER TABLE batch ADD COLUMN http_version INTEGER NOT NULL DEFAULT 11;"
+    "ALTER TABLE batch ADD COLUMN max_attempts INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE batch ADD COLUMN min_backoff INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE batch ADD COLUMN max_backoff INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE batch ADD COLUMN max_retry_after INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE batch ADD COLUMN retry_unsafe INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE batch ADD COLUMN retry_status BLOB;",
 };
 
 /* ---- errors ---- */

@@ -27,6 +27,16 @@ static void bind_batch(sqlite3_stmt *q, const struct batch *b)
     sq_bind_string(q, 18, b->metadata);
     sq_bind_string(q, 19, b->idem_key);
     sq_bind_blob(q, 20, b->idem_hash, sizeof(b->idem_hash));
+    const struct retry_policy *r = &b->retry;
+    sqlite3_bind_int64(q, 21, b->rate_per_host);
+    sqlite3_bind_int(q, 22, b->priority);
+    sqlite3_bind_int(q, 23, b->http_version);
+    sqlite3_bind_int64(q, 24, r->max_attempts);
+    sqlite3_bind_int64(q, 25, r->min_backoff_ms);
+    sqlite3_bind_int64(q, 26, r->max_backoff_ms);
+    sqlite3_bind_int64(q, 27, r->max_retry_after_ms);
+    sqlite3_bind_int(q, 28, r->non_idempotent);
+    sq_bind_blob(q, 29, r->has_on_status ? r->on_status : NULL, sizeof(r->on_status));
 }
 
 static char *column_string(sqlite3_stmt *q, int i)
@@ -61,6 +71,18 @@ static void read_batch(sqlite3_stmt *q, struct batch *b)
     b->idem_key = column_string(q, 18);
     if (sqlite3_column_bytes(q, 19) == STORE_HASH_SIZE)
         memcpy(b->idem_hash, sqlite3_column_blob(q, 19), STORE_HASH_SIZE);
+    struct retry_policy *r = &b->retry;
+    b->rate_per_host = (uint32_t)sqlite3_column_int64(q, 20);
+    b->priority = (uint8_t)sqlite3_column_int(q, 21);
+    b->http_version = (uint8_t)sqlite3_column_int(q, 22);
+    r->max_attempts = (uint32_t)sqlite3_column_int64(q, 23);
+    r->min_backoff_ms = (uint32_t)sqlite3_column_int64(q, 24);
+    r->max_backoff_ms = (uint32_t)sqlite3_column_int64(q, 25);
+    r->max_retry_after_ms = (uint32_t)sqlite3_column_int64(q, 26);
+    r->non_idempotent = sqlite3_column_int(q, 27) != 0;
+    r->has_on_status = sqlite3_column_bytes(q, 28) == (int)sizeof(r->on_status);
+    if (r->has_on_status)
+        memcpy(r->on_status, sqlite3_column_blob(q, 28), sizeof(r->on_status));
 }
 
 int store_last_batch_no(struct store *s, int64_t *no)

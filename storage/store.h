@@ -31,6 +31,17 @@ enum {
     STORE_TIMINGS = 8,        /* see enum store_timing */
 };
 
+/* When and how a batch's requests are tried again. Zero means "the service's default". */
+struct retry_policy {
+    uint32_t max_attempts;       /* of a request that gives none itself */
+    uint32_t min_backoff_ms;     /* before the second attempt, doubled for each further one … */
+    uint32_t max_backoff_ms;     /* … up to this */
+    uint32_t max_retry_after_ms; /* a Retry-After beyond this counts as this */
+    bool non_idempotent;         /* POST and PATCH too (RFC 9110 9.2.2) */
+    bool has_on_status;          /* on_status is given */
+    uint8_t on_status[64];       /* bit (status - 100): statuses 100 to 599 that are tried again */
+};
+
 /* Bytes that belong to somebody else; ptr NULL means "none". Not NUL-terminated. */
 struct span {
     const char *ptr;
@@ -63,6 +74,10 @@ struct batch {
     uint32_t max_parallel; /* the batch's own limits; 0: none of its own */
     uint32_t max_per_host;
     uint32_t max_redirects;
+    uint32_t rate_per_host; /* thousandths of a request a second to one host; 0: no bound */
+    uint8_t priority;       /* 0 to 9, the higher the larger its share */
+    uint8_t http_version;   /* the highest that is offered: 11 or 20 */
+    struct retry_policy retry;
     void *defaults; /* an encoded item (server/item.h) without url; NULL: none */
     size_t defaults_len;
     char *name;     /* NULL: none */

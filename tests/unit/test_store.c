@@ -300,11 +300,11 @@ static void test_foreign(void **state)
 {
     (void)state;
     store_close(open_store(STORE_WRITE));
-    change("PRAGMA user_version=2");
+    change("PRAGMA user_version=1000");
     refused(E_TOONEW);
     change("PRAGMA user_version=-1");
     refused(E_CORRUPT);
-    change("PRAGMA user_version=1; PRAGMA application_id=7");
+    change("PRAGMA user_version=2; PRAGMA application_id=7");
     refused(E_CORRUPT);
     OK(unlink(file("batchfetch.db")));
     change("CREATE TABLE theirs(x); INSERT INTO theirs VALUES(1)");
