@@ -31,7 +31,8 @@ enum {
     STORE_TIMINGS = 8,        /* see enum store_timing */
 };
 
-/* When and how a batch's requests are tried again. Zero means "the service's default". */
+/* When and how a batch's requests are tried again. max_attempts 0: nothing was given, the service's
+ * defaults hold; else every member counts as it stands (server/policy.h). */
 struct retry_policy {
     uint32_t max_attempts;       /* of a request that gives none itself */
     uint32_t min_backoff_ms;     /* before the second attempt, doubled for each further one … */
