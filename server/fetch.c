@@ -1,7 +1,9 @@
 /* A fetcher's thread: its loop, its messages, and the lists that transfers, lanes, hosts and
  * batches stand in. */
+#define _GNU_SOURCE
 #include "server/fetch.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -563,6 +565,9 @@ static void fire_timers(struct fetcher *f)
 static void *fetcher_main(void *arg)
 {
     struct fetcher *f = arg;
+    char name[16]; /* as perf and top show it */
+    snprintf(name, sizeof(name), "fetch-%u", f->no);
+    (void)pthread_setname_np(pthread_self(), name);
     for (;;) {
         f->now = now_us();
         take_messages(f);
@@ -577,7 +582,8 @@ static void *fetcher_main(void *arg)
         more = more || f->asked;
         if (!f->draining && !may_start && f->no_starts_before < until)
             until = f->no_starts_before;
-        out_flush(f);
+        int64_t flush = out_turn(f);
+        until = flush < until ? flush : until;
         wake_others(f, &again);
         if (f->draining && (f->sched.in_flight == 0 || f->now >= f->drain_until))
             break;

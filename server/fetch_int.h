@@ -19,7 +19,7 @@
 enum {
     SHARDS = 16,              /* multis of a fetcher: libcurl walks a multi's whole connection
                                  cache whenever a transfer ends, so keep each small */
-    SHARD_CHUNK = 128,        /* transfers of one host in a shard before the next one is used */
+    SHARD_CHUNK = 32,         /* transfers of one host in a shard before the next one is used */
     SHARD_IDLE = 128,         /* connections a shard keeps when transfers end */
     STARTS_PER_TURN = 256,    /* then the sockets get their turn */
     SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
@@ -217,6 +217,7 @@ struct fetcher {
     struct transfer **heap; /* timers */
     size_t heap_n, heap_cap;
     struct msg_results *out;
+    int64_t flush_due; /* monotonic: out may wait for further results until then */
     struct buf scratch;
     uint64_t random;
     int64_t now;              /* of this turn */
@@ -274,6 +275,9 @@ void end_timer(struct transfer *t);                   /* its timer is due */
 void out_result(struct transfer *t, const struct verdict *v); /* takes its live reference */
 void out_invalid(struct fetcher *f, struct live *l, const struct item *it); /* takes a reference */
 void out_flush(struct fetcher *f);
+/* Once a turn: as out_flush, but a moment later if it was done a moment ago. Returns the time when
+ * to call it again, or INT64_MAX. */
+int64_t out_turn(struct fetcher *f);
 uint64_t body_max(const struct transfer *t);
 size_t body_write(struct transfer *t, const char *p, size_t n);
 void body_drop(struct transfer *t);

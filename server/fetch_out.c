@@ -13,6 +13,7 @@
 enum {
     BLOCK_BYTES = 128 * 1024,
     BLOCKS_KEPT = 32,
+    FLUSH_US = 2000, /* between two messages to the keeper, which each wake it */
     BLOCK_TOUCHED = 8 * 1024,
     COPY_BODY = 16 * 1024,                     /* a larger body's memory is handed over instead */
     STORABLE = 1000 * 1000 * 1000 - 64 * 1024, /* SQLite's longest row, 10^9 bytes, less the rest */
@@ -142,10 +143,21 @@ void out_flush(struct fetcher *f)
     if (m == NULL)
         return;
     f->out = NULL;
+    f->flush_due = f->now + FLUSH_US;
     /* What it stands for is pages that were touched, however little is in it. */
     m->bytes += (sizeof(*m) + m->used + BLOCK_TOUCHED - 1) / BLOCK_TOUCHED * BLOCK_TOUCHED;
     atomic_fetch_add(&f->e->unwritten, (int64_t)m->bytes);
     inbox_put(&f->e->inbox, &m->m);
+}
+
+int64_t out_turn(struct fetcher *f)
+{
+    if (f->out == NULL)
+        return INT64_MAX;
+    if (f->now < f->flush_due)
+        return f->flush_due;
+    out_flush(f);
+    return INT64_MAX;
 }
 
 /* Room for a result whose strings take `need` bytes. */
@@ -216,6 +228,8 @@ void out_result(struct transfer *t, const struct verdict *v)
     struct span redirects = of_buf(&t->redirects);
     bool fetched = t->attempts > 0;
     struct span final = fetched ? t->url.text : (struct span){0};
+    if (final.len == t->item.url.len && memcmp(final.ptr, t->item.url.ptr, final.len) == 0)
+        final = (struct span){0}; /* the same */
     size_t small_body = t->body.len <= COPY_BODY ? t->body.len : 0;
     struct done *d = reserve(f, message.len + ip.len + fields.len + redirects.len + final.len +
                                     t->item.url.len + t->item.custom_id.len + small_body);

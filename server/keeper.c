@@ -2,6 +2,7 @@
  * last commit, applies them in one transaction, commits, and only then lets the effects be seen:
  * counts, answers, pages to the fetchers. So a group's size follows the load by itself, and
  * whatever was answered is on disk. */
+#define _GNU_SOURCE
 #include <errno.h>
 #include <inttypes.h>
 #include <poll.h>
@@ -21,7 +22,10 @@ enum {
     CANCEL_PAGES = 64,              /* pages of cancelled requests a group: some 2,000 results */
     REMOVE_ROWS = 4000,             /* rows of removed batches a group */
     GROUP_BYTES = 64 * 1024 * 1024, /* of results */
+    GATHER_BYTES = 8 * 1024 * 1024, /* of results that wait for others */
     RETRY_STORE_MS = 500,           /* after a failed commit */
+    GATHER_US = 10 * 1000,          /* between commits of results alone: each rewrites the last
+                                       page of every table, so many small ones cost more */
 };
 
 /* ---- phase 1: into the transaction ---- */
@@ -657,16 +661,48 @@ static struct msg *bound_group(struct keeper *k, struct msg *list)
 
 static int wait_ms(const struct keeper *k)
 {
-    if (k->kept != NULL)
-        return 0;
     if (k->store_failed)
         return RETRY_STORE_MS;
-    return k->cancelling != NULL || k->n_removals > 0 ? 0 : -1;
+    if (k->cancelling != NULL || k->n_removals > 0)
+        return 0;
+    if (k->kept == NULL)
+        return -1;
+    int64_t left = k->results_due - now_us();
+    return left <= 0 ? 0 : (int)(left / 1000) + 1;
+}
+
+/* Whether this list is only results, and requests for more: then the results may wait for others,
+ * if some were written a moment ago. The pages asked for never wait. */
+static bool may_gather(const struct keeper *k, const struct msg *list)
+{
+    if (now_us() >= k->results_due || k->cancelling != NULL || k->n_removals > 0 ||
+        atomic_load(&k->e->unwritten) > GATHER_BYTES)
+        return false;
+    for (; list != NULL; list = list->next) {
+        if (list->type != KEEPER_RESULTS && list->type != KEEPER_WANT)
+            return false;
+    }
+    return true;
+}
+
+/* Leaves the rest in the list; the results' order is kept. */
+static struct msg *hold_results(struct keeper *k, struct msg *list)
+{
+    struct msg *rest = NULL, **tail = &rest;
+    for (struct msg *m = list, *next; m != NULL; m = next) {
+        next = m->next;
+        m->next = NULL;
+        struct msg ***to = m->type == KEEPER_RESULTS ? &k->kept_tail : &tail;
+        **to = m;
+        *to = &m->next;
+    }
+    return rest;
 }
 
 void *keeper_main(void *arg)
 {
     struct keeper *k = arg;
+    (void)pthread_setname_np(pthread_self(), "keeper");
     while (!k->stop) {
         struct pollfd p = {.fd = k->e->inbox.fd, .events = POLLIN};
         if (k->store_failed) /* not at once again, however many messages come */
@@ -679,7 +715,12 @@ void *keeper_main(void *arg)
         struct msg *wants = k->wants_again;
         k->wants_again = NULL;
         struct msg *list = join(join(kept, wants), inbox_take(&k->e->inbox));
-        turn(k, bound_group(k, list));
+        if (may_gather(k, list)) {
+            turn(k, hold_results(k, list));
+        } else {
+            turn(k, bound_group(k, list));
+            k->results_due = k->kept != NULL ? 0 : now_us() + GATHER_US;
+        }
     }
     keeper_drain(k);
     free(k);

@@ -12,7 +12,8 @@ struct keeper {
     struct live all; /* sentinel of the ring of live batches */
     uint64_t n_live;
     struct live *touched;          /* changed by the group being committed */
-    struct msg *kept, **kept_tail; /* results of a group that failed */
+    struct msg *kept, **kept_tail; /* results that wait for the next group */
+    int64_t results_due;           /* monotonic: they may wait until then */
     struct msg *wants_again;
     bool store_failed;
     bool stop;
