@@ -8,8 +8,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "api/submit_impl.h"
+#include "server/policy.h"
 #include "server/url.h"
 
 enum {
@@ -128,6 +130,24 @@ static bool add_part(struct submit *s, const char *p, size_t n)
 
 /* ---- NDJSON and text ---- */
 
+static struct span trim(struct span t)
+{
+    while (t.len > 0 && (t.ptr[0] == ' ' || t.ptr[0] == '\t')) {
+        t.ptr++;
+        t.len--;
+    }
+    while (t.len > 0 && (t.ptr[t.len - 1] == ' ' || t.ptr[t.len - 1] == '\t'))
+        t.len--;
+    return t;
+}
+
+static bool is_bare_url(struct span t)
+{
+    t = trim(t);
+    return (t.len > 5 && strncasecmp(t.ptr, "http:", 5) == 0) ||
+           (t.len > 6 && strncasecmp(t.ptr, "https:", 6) == 0);
+}
+
 static int ndjson_line(struct submit *s, struct span text)
 {
     struct json_scan scan;
@@ -151,19 +171,11 @@ static int ndjson_line(struct submit *s, struct span text)
             }
         }
     }
+    if (is_bare_url(text))
+        scan.why = "a line is a JSON value, so a URL stands in quotation marks; a list of bare "
+                   "URLs is text/plain";
     submit_malformed(s, &scan, s->line);
     return SUBMIT_OK;
-}
-
-static struct span trim(struct span t)
-{
-    while (t.len > 0 && (t.ptr[0] == ' ' || t.ptr[0] == '\t')) {
-        t.ptr++;
-        t.len--;
-    }
-    while (t.len > 0 && (t.ptr[t.len - 1] == ' ' || t.ptr[t.len - 1] == '\t'))
-        t.len--;
-    return t;
 }
 
 static int one_line(struct submit *s, struct span text)
@@ -399,6 +411,7 @@ struct submit *submit_new(const struct submit_config *cfg)
     s->settings.max_redirects = SUBMIT_MAX_REDIRECTS_DEFAULT;
     s->settings.priority = SUBMIT_PRIORITY_DEFAULT;
     s->settings.http_version = 11;
+    policy_init(&s->settings.retry);
     buf_init(&s->part, SUBMIT_ELEMENT_MAX + 1);
     buf_init(&s->scratch.headers, SUBMIT_HEADERS_MAX);
     buf_init(&s->scratch.body, SUBMIT_ELEMENT_MAX);

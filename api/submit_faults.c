@@ -79,9 +79,12 @@ void submit_url_error(struct submit *s, const struct spot *at, const char *why)
 void submit_unknown(struct submit *s, const struct spot *at, const char *given,
                     const char *const *names, size_t n)
 {
+    char hint[SUBMIT_HINT_SIZE];
     const char *near = problem_nearest(given, names, n);
     if (near != NULL)
         submit_error(s, at, "unknown field \"%.100s\"; did you mean \"%s\"?", given, near);
+    else if (submit_elsewhere(at, given, hint) != NULL)
+        submit_error(s, at, "unknown field \"%.100s\"; did you mean %s?", given, hint);
     else
         submit_error(s, at, "unknown field \"%.100s\"", given);
 }

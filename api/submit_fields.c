@@ -1,6 +1,6 @@
-/* What the fields of a submission mean: their types and bounds, one function for each sort of
- * object, used alike for JSON and NDJSON. Works on one small cJSON tree at a time, which the
- * scanner has checked before. Runs on the thread that reads the submission. */
+/* What the fields of a request and of `defaults` mean: their types and bounds, used alike for JSON
+ * and NDJSON; submit_batch.c has those of the batch. Works on one small cJSON tree at a time, which
+ * the scanner has checked before. Runs on the thread that reads the submission. */
 #define _GNU_SOURCE
 #include <math.h>
 #include <stdlib.h>
@@ -12,31 +12,9 @@
 enum {
     TIMEOUT_MAX = 3600000,
     CONNECT_TIMEOUT_MAX = 600000,
-    ATTEMPTS_MAX = 20,
-    PARALLEL_MAX = 1000000,
-    REDIRECTS_MAX = 50,
     CUSTOM_ID_MAX = 256,
-    NAME_MAX_BYTES = 256,
-    METADATA_MAX = 50,
-    METADATA_KEY_MAX = 64,
-    METADATA_VALUE_MAX = 1024,
     HEADERS_MAX = 100,
 };
-
-const char *const submit_member_names[] = {
-    "urls", "requests", "defaults", "limits", "max_redirects", "ignore_invalid_urls",
-    "name", "metadata",
-};
-const size_t submit_n_members = ARRAY_LEN(submit_member_names);
-
-enum member submit_member(const char *name)
-{
-    for (size_t i = 0; i < submit_n_members; i++) {
-        if (strcmp(name, submit_member_names[i]) == 0)
-            return (enum member)(MEMBER_URLS + i);
-    }
-    return MEMBER_NONE;
-}
 
 static int by_name(const void *a, const void *b)
 {
@@ -67,7 +45,7 @@ static void check_names(struct submit *s, const cJSON *object, const struct spot
     }
 }
 
-static bool read_object(struct submit *s, const cJSON *v, const struct spot *at)
+bool submit_read_object(struct submit *s, const cJSON *v, const struct spot *at)
 {
     if (!cJSON_IsObject(v)) {
         submit_error(s, at, "must be an object");
@@ -77,7 +55,7 @@ static bool read_object(struct submit *s, const cJSON *v, const struct spot *at)
     return true;
 }
 
-static uint64_t read_uint(struct submit *s, const cJSON *v, const struct spot *at, uint64_t min,
+uint64_t submit_read_uint(struct submit *s, const cJSON *v, const struct spot *at, uint64_t min,
                           uint64_t max)
 {
     /* max is at most 2^50: exact as a double */
@@ -89,7 +67,7 @@ static uint64_t read_uint(struct submit *s, const cJSON *v, const struct spot *a
     return 0;
 }
 
-static struct span read_string(struct submit *s, const cJSON *v, const struct spot *at, size_t min,
+struct span submit_read_string(struct submit *s, const cJSON *v, const struct spot *at, size_t min,
                                size_t max)
 {
     if (!cJSON_IsString(v)) {
@@ -191,7 +169,7 @@ static void read_header(struct submit *s, const cJSON *h, const struct spot *at,
 static struct span read_headers(struct submit *s, const cJSON *v, const struct spot *at,
                                 struct buf *out)
 {
-    if (!read_object(s, v, at))
+    if (!submit_read_object(s, v, at))
         return (struct span){0};
     if (cJSON_GetArraySize(v) > HEADERS_MAX) {
         submit_error(s, at, "has more than %d headers", HEADERS_MAX);
@@ -210,11 +188,11 @@ static struct span read_headers(struct submit *s, const cJSON *v, const struct s
 
 /* ---- a request object ---- */
 
-static const char *const request_names[] = {
+const char *const submit_request_names[] = {
     "url",        "custom_id",          "method",       "headers",        "body", "body_base64",
     "timeout_ms", "connect_timeout_ms", "max_attempts", "max_body_bytes",
 };
-enum { REQUEST_ONLY = 2 }; /* the first two are not for `defaults` */
+const size_t submit_n_request_names = ARRAY_LEN(submit_request_names);
 
 bool submit_takes_body(struct span method)
 {
@@ -242,7 +220,7 @@ static struct span read_method(struct submit *s, const cJSON *v, const struct sp
 static struct span read_base64(struct submit *s, const cJSON *v, const struct spot *at,
                                struct buf *out)
 {
-    struct span text = read_string(s, v, at, 0, SUBMIT_ELEMENT_MAX);
+    struct span text = submit_read_string(s, v, at, 0, SUBMIT_ELEMENT_MAX);
     if (text.ptr == NULL)
         return text;
     int rc = buf_reserve(out, 1); /* so that an empty body has an address */
@@ -262,25 +240,25 @@ static void read_field(struct submit *s, const cJSON *v, const struct spot *at, 
 {
     const char *name = v->string;
     if (strcmp(name, "url") == 0)
-        it->url = read_string(s, v, at, 0, SUBMIT_ELEMENT_MAX);
+        it->url = submit_read_string(s, v, at, 0, SUBMIT_ELEMENT_MAX);
     else if (strcmp(name, "custom_id") == 0)
-        it->custom_id = read_string(s, v, at, 1, CUSTOM_ID_MAX);
+        it->custom_id = submit_read_string(s, v, at, 1, CUSTOM_ID_MAX);
     else if (strcmp(name, "method") == 0)
         it->method = read_method(s, v, at);
     else if (strcmp(name, "headers") == 0)
         it->headers = read_headers(s, v, at, &scratch->headers);
     else if (strcmp(name, "body") == 0)
-        it->body = read_string(s, v, at, 0, SUBMIT_ELEMENT_MAX);
+        it->body = submit_read_string(s, v, at, 0, SUBMIT_ELEMENT_MAX);
     else if (strcmp(name, "body_base64") == 0)
         it->body = read_base64(s, v, at, &scratch->body);
     else if (strcmp(name, "timeout_ms") == 0)
-        it->timeout_ms = (uint32_t)read_uint(s, v, at, 1, TIMEOUT_MAX);
+        it->timeout_ms = (uint32_t)submit_read_uint(s, v, at, 1, TIMEOUT_MAX);
     else if (strcmp(name, "connect_timeout_ms") == 0)
-        it->connect_timeout_ms = (uint32_t)read_uint(s, v, at, 1, CONNECT_TIMEOUT_MAX);
+        it->connect_timeout_ms = (uint32_t)submit_read_uint(s, v, at, 1, CONNECT_TIMEOUT_MAX);
     else if (strcmp(name, "max_attempts") == 0)
-        it->max_attempts = (uint32_t)read_uint(s, v, at, 1, ATTEMPTS_MAX);
+        it->max_attempts = (uint32_t)submit_read_uint(s, v, at, 1, SUBMIT_ATTEMPTS_MAX);
     else {
-        it->max_body_bytes = read_uint(s, v, at, 0, s->cfg.max_body_bytes);
+        it->max_body_bytes = submit_read_uint(s, v, at, 0, s->cfg.max_body_bytes);
         it->has_max_body_bytes = true;
     }
 }
@@ -314,11 +292,12 @@ bool submit_read_request(struct submit *s, const cJSON *v, const struct spot *at
                          struct item *it, struct scratch *scratch)
 {
     uint64_t errors = s->n_field_errors;
-    const char *const *names = request_names + (defaults ? REQUEST_ONLY : 0);
-    size_t n = ARRAY_LEN(request_names) - (defaults ? REQUEST_ONLY : 0);
+    size_t skip = defaults ? SUBMIT_REQUEST_ONLY : 0;
+    const char *const *names = submit_request_names + skip;
+    size_t n = submit_n_request_names - skip;
     buf_reset(&scratch->headers);
     buf_reset(&scratch->body);
-    if (!read_object(s, v, at))
+    if (!submit_read_object(s, v, at))
         return false;
     const cJSON *c;
     cJSON_ArrayForEach(c, v)
@@ -338,92 +317,4 @@ bool submit_read_request(struct submit *s, const cJSON *v, const struct spot *at
         submit_error(s, &sub, "is missing");
     }
     return s->n_field_errors == errors;
-}
-
-/* ---- the members of the document ---- */
-
-static void read_limits(struct submit *s, const cJSON *v, const struct spot *at)
-{
-    static const char *const names[] = {"max_parallel", "max_per_host"};
-    if (!read_object(s, v, at))
-        return;
-    const cJSON *c;
-    cJSON_ArrayForEach(c, v)
-    {
-        struct spot sub = spot_in(at, c->string);
-        if (strcmp(c->string, names[0]) == 0)
-            s->settings.max_parallel = (uint32_t)read_uint(s, c, &sub, 1, PARALLEL_MAX);
-        else if (strcmp(c->string, names[1]) == 0)
-            s->settings.max_per_host = (uint32_t)read_uint(s, c, &sub, 1, PARALLEL_MAX);
-        else
-            submit_unknown(s, &sub, c->string, names, ARRAY_LEN(names));
-    }
-}
-
-static void read_metadata(struct submit *s, const cJSON *v, const struct spot *at)
-{
-    if (!read_object(s, v, at))
-        return;
-    if (cJSON_GetArraySize(v) > METADATA_MAX) {
-        submit_error(s, at, "has more than %d members", METADATA_MAX);
-        return;
-    }
-    struct jw w;
-    jw_init(&w, &s->metadata);
-    jw_object(&w);
-    const cJSON *c;
-    cJSON_ArrayForEach(c, v)
-    {
-        struct spot sub = spot_in(at, c->string);
-        size_t n = strlen(c->string);
-        if (n < 1 || n > METADATA_KEY_MAX)
-            submit_error(s, &sub, "a key must be 1 to %d bytes long, not %zu", METADATA_KEY_MAX, n);
-        struct span value = read_string(s, c, &sub, 0, METADATA_VALUE_MAX);
-        if (value.ptr == NULL)
-            continue;
-        jw_key(&w, c->string);
-        jw_span(&w, value, JW_REPLACE);
-    }
-    jw_object_end(&w);
-    if (w.rc == 0)
-        w.rc = buf_addc(&s->metadata, 0);
-    if (w.rc != 0)
-        submit_error(s, at, "is too large");
-    else if (v->child != NULL)
-        s->settings.metadata = s->metadata.data;
-}
-
-void submit_read_member(struct submit *s, enum member m, cJSON *v, const struct spot *at)
-{
-    switch (m) {
-    case MEMBER_DEFAULTS:
-        /* the spans of settings.defaults point into the tree */
-        (void)submit_read_request(s, v, at, true, &s->settings.defaults, &s->defaults_scratch);
-        s->defaults_tree = v;
-        return;
-    case MEMBER_LIMITS: read_limits(s, v, at); break;
-    case MEMBER_MAX_REDIRECTS:
-        s->settings.max_redirects = (uint32_t)read_uint(s, v, at, 0, REDIRECTS_MAX);
-        break;
-    case MEMBER_IGNORE:
-        if (!cJSON_IsBool(v))
-            submit_error(s, at, "must be true or false");
-        s->ignore = cJSON_IsTrue(v);
-        s->ignore_known = true;
-        break;
-    case MEMBER_NAME: {
-        struct span name = read_string(s, v, at, 1, NAME_MAX_BYTES);
-        if (name.ptr != NULL)
-            s->name = xstrndup(name.ptr, name.len);
-        s->settings.name = s->name;
-        break;
-    }
-    case MEMBER_METADATA: read_metadata(s, v, at); break;
-    default: /* urls and requests come here only when they are not arrays */
-        submit_error(s, at,
-                     m == MEMBER_URLS ? "must be an array of strings"
-                                      : "must be an array of objects");
-        break;
-    }
-    cJSON_Delete(v);
 }

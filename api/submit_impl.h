@@ -1,5 +1,5 @@
-/* Shared by submit.c (reading of the stream) and submit_fields.c (what the fields mean). Private
- * to them. */
+/* Shared by submit.c (reading of the stream), submit_fields.c and submit_batch.c (what the fields
+ * of a request and of the batch mean), submit_query.c and submit_faults.c. Private to them. */
 #ifndef API_SUBMIT_IMPL_H
 #define API_SUBMIT_IMPL_H
 
@@ -39,6 +39,9 @@ enum member {
     MEMBER_IGNORE,
     MEMBER_NAME,
     MEMBER_METADATA,
+    MEMBER_PRIORITY,
+    MEMBER_HTTP_VERSION,
+    MEMBER_RETRY,
 };
 
 enum level { LEVEL_DOCUMENT, LEVEL_MEMBERS, LEVEL_ARRAY };
@@ -101,9 +104,27 @@ bool submit_is_refused(const struct submit *s);
 /* Makes `problem` of the lists, if there is anything in them. */
 void submit_conclude(struct submit *s);
 
+enum { SUBMIT_HINT_SIZE = 128, SUBMIT_ATTEMPTS_MAX = 20 };
+
+/* Where a field that is not known at `at` does belong, as words behind "did you mean"; NULL: it is
+ * not known anywhere. */
+const char *submit_elsewhere(const struct spot *at, const char *name, char out[SUBMIT_HINT_SIZE]);
+
+/* Values of one type; what is wrong is listed, and the value then is zero. */
+bool submit_read_object(struct submit *s, const cJSON *v, const struct spot *at);
+/* max is at most 2^50. */
+uint64_t submit_read_uint(struct submit *s, const cJSON *v, const struct spot *at, uint64_t min,
+                          uint64_t max);
+/* Bounds in bytes. */
+struct span submit_read_string(struct submit *s, const cJSON *v, const struct spot *at, size_t min,
+                               size_t max);
+
 enum member submit_member(const char *name);
 extern const char *const submit_member_names[];
 extern const size_t submit_n_members;
+extern const char *const submit_request_names[];
+extern const size_t submit_n_request_names;
+enum { SUBMIT_REQUEST_ONLY = 2 }; /* the first two of them are not for `defaults` */
 
 /* Reads the value of a small member into the settings. Takes over v. */
 void submit_read_member(struct submit *s, enum member m, cJSON *v, const struct spot *at);

@@ -9,6 +9,7 @@
 
 #include "api/answer.h"
 #include "server/outcome.h"
+#include "server/policy.h"
 
 enum { BATCH_JSON_MAX = 4 * 1024 * 1024 };
 
@@ -58,6 +59,47 @@ static void key_time(struct jw *w, const char *key, int64_t ms)
     jw_time(w, ms);
 }
 
+static const char *http_version(int v)
+{
+    return v == 10 ? "1.0" : v == 11 ? "1.1" : v == 20 ? "2" : NULL;
+}
+
+static void write_limits(struct jw *w, const struct batch *b)
+{
+    jw_key(w, "limits");
+    jw_object(w);
+    limit_or_null(w, "max_parallel", b->max_parallel);
+    limit_or_null(w, "max_per_host", b->max_per_host);
+    jw_key(w, "rate_per_host");
+    if (b->rate_per_host > 0)
+        jw_fixed(w, b->rate_per_host / 1000.0, 3);
+    else
+        jw_null(w);
+    jw_object_end(w);
+}
+
+static void write_retry(struct jw *w, const struct retry_policy *given)
+{
+    struct retry_policy p = *given;
+
+    policy_complete(&p);
+    jw_key(w, "retry");
+    jw_object(w);
+    key_u64(w, "max_attempts", p.max_attempts);
+    key_u64(w, "min_backoff_ms", p.min_backoff_ms);
+    key_u64(w, "max_backoff_ms", p.max_backoff_ms);
+    key_u64(w, "max_retry_after_ms", p.max_retry_after_ms);
+    jw_key(w, "on_status");
+    jw_array(w);
+    for (int status = 100; status <= 599; status++)
+        if (policy_has_status(&p, status))
+            jw_i64(w, status);
+    jw_array_end(w);
+    jw_key(w, "non_idempotent");
+    jw_bool(w, p.non_idempotent);
+    jw_object_end(w);
+}
+
 void view_batch(struct jw *w, const struct batch_view *v)
 {
     const struct batch *b = &v->b;
@@ -92,12 +134,11 @@ void view_batch(struct jw *w, const struct batch_view *v)
     key_time(w, "created_at", b->created_ms);
     key_time(w, "started_at", b->started_ms);
     key_time(w, "ended_at", b->ended_ms);
-    jw_key(w, "limits");
-    jw_object(w);
-    limit_or_null(w, "max_parallel", b->max_parallel);
-    limit_or_null(w, "max_per_host", b->max_per_host);
-    jw_object_end(w);
+    write_limits(w, b);
     key_u64(w, "max_redirects", b->max_redirects);
+    key_u64(w, "priority", b->priority);
+    key_str(w, "http_version", http_version(b->http_version));
+    write_retry(w, &b->retry);
     key_str(w, "name", b->name);
     jw_key(w, "metadata");
     jw_raw(w,
@@ -319,11 +360,6 @@ static void write_error(struct jw *w, const struct result *r)
     jw_key(w, "retryable");
     jw_bool(w, outcome_retryable(r->error, r->http_status));
     jw_object_end(w);
-}
-
-static const char *http_version(int v)
-{
-    return v == 10 ? "1.0" : v == 11 ? "1.1" : v == 20 ? "2" : NULL;
 }
 
 void view_result(struct jw *w, const char *batch_id, const struct result *r, bool headers)

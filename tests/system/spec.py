@@ -326,11 +326,15 @@ def from_text(text, schema, name):
     if kind == "integer":
         assert re.fullmatch(r"\d+", text, re.ASCII), f"{name}: {text!r} is not a whole number"
         return int(text)
+    if kind == "number":
+        assert re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII), f"{name}: {text!r} is not a number"
+        return float(text)
     if kind == "boolean":
         assert text in ("true", "false"), f"{name}: {text!r} is neither true nor false"
         return text == "true"
     if kind == "array":
-        return [part for part in text.split(",") if part]
+        items = schema.get("items", {})
+        return [from_text(part, items, name) for part in text.split(",") if part]
     return text
 
 

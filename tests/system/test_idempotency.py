@@ -25,14 +25,14 @@ def test_the_same_key_and_content_gives_the_same_batch(service, origin):
     assert len(origin.hits(1)) == 1
 
 
-@pytest.mark.parametrize("change", ["body", "type", "query"])
+@pytest.mark.parametrize("change", ["body", "type", "query", "retry"])
 def test_the_same_key_with_other_content_is_refused(service, origin, change):
     url = origin.url("/bytes/5")
     key = "other-" + change
     send(service, key, url, query="?name=a").expect(202)
     body, media, query = {
         "body": (url + "?x", TEXT, "?name=a"), "type": (json.dumps(url), NDJSON, "?name=a"),
-        "query": (url, TEXT, "?name=b")}[change]
+        "query": (url, TEXT, "?name=b"), "retry": (url, TEXT, "?name=a&retry.max_attempts=2")}[change]
     send(service, key, body, media, query).problem(422, "idempotency-key-reused")
     again = send(service, key, url, query="?name=a").expect(202)
     assert again.header("Idempotent-Replayed") == "true"

@@ -66,7 +66,7 @@ def subschemas(schema, path):
 def test_no_keyword_is_misspelt():
     """A validator passes over keywords that it does not know."""
     known = set("""$ref type description properties required additionalProperties propertyNames
-        maxProperties items minItems maxItems enum const minimum maximum minLength maxLength pattern
+        maxProperties items minItems maxItems uniqueItems enum const minimum maximum minLength maxLength pattern
         format contentEncoding default examples oneOf anyOf allOf if then else dependentRequired
         dependentSchemas""".split())
     seen = 0
@@ -315,7 +315,8 @@ RIGHT = {
     "submission, streamed": accepted(body=b"").but(request_body=None),
     "submission with numbers as JSON allows": accepted(
         body=b'{"urls": ["x"], "max_redirects": 1.0, "limits": {"max_parallel": 1e3}}'),
-    "lines submitted": accepted("/v1/batches?name=n&metadata.a%20b=1&limits.max_per_host=4",
+    "lines submitted": accepted("/v1/batches?name=n&metadata.a%20b=1&limits.max_per_host=4"
+                                "&limits.rate_per_host=0.5&priority=0&retry.on_status=429,503",
                                 b'\xef\xbb\xbf"http://a.example/"\n\n {"url": "x"} \r\n', NDJSON),
     "text submitted": accepted("/v1/batches?defaults.headers.X-A=%20b&ignore_invalid_urls=true",
                                b"# a\nhttp://a.example/", "text/plain; charset=\"UTF-8\""),

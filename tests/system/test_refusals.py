@@ -81,11 +81,13 @@ def test_malformed_ndjson_is_refused_with_its_line(service):
     ({"urls": [URL], "defaults": {"url": URL}}, "/defaults/url", "unknown field"),
     ({"urls": [URL], "zzz": 1}, "/zzz", 'unknown field "zzz"$'),
     # Of later versions: unknown as yet.
-    ({"urls": [URL], "priority": 1}, "/priority", "unknown field"),
-    ({"urls": [URL], "retry": {}}, "/retry", "unknown field"),
+    ({"urls": [URL], "max_per_host": 1}, "/max_per_host", 'did you mean "limits.max_per_host"?'),
+    ({"urls": [URL], "max_attempts": 1}, "/max_attempts",
+     'did you mean "retry.max_attempts" or "defaults.max_attempts"?'),
     ({"urls": [URL], "dedupe": True}, "/dedupe", "unknown field"),
     ({"urls": [URL], "webhook": {}}, "/webhook", "unknown field"),
-    ({"urls": [URL], "limits": {"rate_per_host": 1}}, "/limits/rate_per_host", "unknown field"),
+    ({"urls": [URL], "limits": {"priority": 1}}, "/limits/priority",
+     'did you mean "priority" of the whole batch?'),
 ])
 def test_unknown_fields_are_refused_with_the_nearest_name(service, doc, pointer, detail):
     post(service, doc).problem(422, "invalid-field", errors=[{"pointer": pointer,
@@ -143,6 +145,20 @@ def test_unknown_fields_are_refused_with_the_nearest_name(service, doc, pointer,
     ({"urls": [URL], "limits": {"max_per_host": "auto"}}, "/limits/max_per_host"),
     ({"urls": [URL], "max_redirects": 51}, "/max_redirects"),
     ({"urls": [URL], "max_redirects": "1"}, "/max_redirects"),
+    ({"urls": [URL], "limits": {"rate_per_host": 0}}, "/limits/rate_per_host"),
+    ({"urls": [URL], "limits": {"rate_per_host": 1e7}}, "/limits/rate_per_host"),
+    ({"urls": [URL], "priority": 10}, "/priority"),
+    ({"requests": [{"url": URL, "priority": 1}]}, "/requests/0/priority"),
+    ({"urls": [URL], "http_version": 2}, "/http_version"),
+    ({"urls": [URL], "retry": 3}, "/retry"),
+    ({"urls": [URL], "retry": {"attempts": 3}}, "/retry/attempts"),
+    ({"urls": [URL], "retry": {"max_attempts": 21}}, "/retry/max_attempts"),
+    ({"urls": [URL], "retry": {"min_backoff_ms": 2, "max_backoff_ms": 1}},
+     "/retry/max_backoff_ms"),
+    ({"urls": [URL], "retry": {"max_retry_after_ms": 86400001}}, "/retry/max_retry_after_ms"),
+    ({"urls": [URL], "retry": {"on_status": [429, 200]}}, "/retry/on_status/1"),
+    ({"urls": [URL], "retry": {"on_status": [429, 429]}}, "/retry/on_status/1"),
+    ({"urls": [URL], "retry": {"non_idempotent": "yes"}}, "/retry/non_idempotent"),
     ({"urls": [URL], "ignore_invalid_urls": "yes"}, "/ignore_invalid_urls"),
     ({"urls": [URL], "name": ""}, "/name"),
     ({"urls": [URL], "name": "x" * 257}, "/name"),
@@ -393,10 +409,17 @@ def test_the_nearest_parameter_is_named(service):
     ({"defaults.method": "get"}, "defaults.method"), ({"max_redirects": 99}, "max_redirects"),
     ({"ignore_invalid_urls": "yes"}, "ignore_invalid_urls"), ({"urls": URL}, "urls"),
     ({"defaults.headers.Host": "x"}, "defaults.headers.Host"), ({"metadata.": "x"}, "metadata."),
+    ({"limits.rate_per_host": "-1"}, "limits.rate_per_host"), ({"priority": 10}, "priority"),
+    ({"http_version": 3}, "http_version"), ({"retry.on_status": "429,x"}, "retry.on_status"),
     ({"name": ""}, "name"), ({"defaults.body": "x"}, "defaults.body")])
 def test_a_wrong_setting_in_the_query_is_named(service, settings, parameter):
     post(service, URL, TEXT, **settings).problem(422, "invalid-field",
                                                  errors=[{"parameter": parameter}])
+
+
+def test_a_bare_url_in_ndjson_gets_a_hint(service):
+    post(service, json.dumps(URL) + "\n" + URL, NDJSON).problem(
+        400, "malformed-json", errors=[{"line": 2, "detail": "in quotation marks"}])
 
 
 def test_json_takes_no_settings_from_the_query(service):

@@ -33,7 +33,7 @@ def test_a_batch_goes_on_where_it_was(start, origin, kill):
     now = service.batch(batch["id"])
     assert now["status"] in ("queued", "in_progress") and now["started_at"]
     assert now["request_counts"]["succeeded"] >= len(before)
-    for member in ("name", "metadata", "limits", "created_at", "max_redirects"):
+    for member in ("name", "metadata", "limits", "created_at", "max_redirects", "retry"):
         assert now[member] == batch[member], member
     results = service.finish(batch)
     assert all(r["status"] == "succeeded" for r in results)

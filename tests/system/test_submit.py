@@ -9,8 +9,11 @@ from harness import JSON, NDJSON, TEXT, query
 
 BATCH_MEMBERS = {
     "id", "object", "status", "request_counts", "progress", "rate_per_s", "eta_s",
-    "bytes_received", "created_at", "started_at", "ended_at", "limits", "max_redirects", "name",
-    "metadata", "results_url"}
+    "bytes_received", "created_at", "started_at", "ended_at", "limits", "max_redirects",
+    "priority", "http_version", "retry", "name", "metadata", "results_url"}
+POLICY = {"max_attempts": 3, "min_backoff_ms": 500, "max_backoff_ms": 30000,
+          "max_retry_after_ms": 60000, "on_status": [408, 425, 429, 500, 502, 503, 504],
+          "non_idempotent": False}
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
@@ -46,7 +49,7 @@ def test_the_batch_object_is_complete(service, origin):
     assert set(batch) == BATCH_MEMBERS
     assert batch["object"] == "batch" and batch["name"] == "näme"
     assert batch["metadata"] == {"k": "v ü"} and batch["max_redirects"] == 4
-    assert batch["limits"] == {"max_parallel": 3, "max_per_host": 2}
+    assert batch["limits"] == {"max_parallel": 3, "max_per_host": 2, "rate_per_host": None}
     assert batch["results_url"] == f"/v1/batches/{batch['id']}/results"
     assert batch["status"] in ("queued", "in_progress", "completed")
     assert TIME.fullmatch(batch["created_at"])
@@ -61,8 +64,42 @@ def test_the_batch_object_is_complete(service, origin):
 
 def test_without_settings_the_services_own_apply(service, origin):
     batch = service.submit([origin.url("/status/200")])
-    assert batch["limits"] == {"max_parallel": None, "max_per_host": None}
+    assert batch["limits"] == {"max_parallel": None, "max_per_host": None, "rate_per_host": None}
     assert batch["max_redirects"] == 10 and batch["name"] is None and batch["metadata"] == {}
+    assert batch["priority"] == 5 and batch["http_version"] == "1.1"
+    assert batch["retry"] == POLICY | {"max_attempts": 1}
+
+
+def test_rate_priority_version_and_retry_policy_are_kept(start, origin):
+    service = start()
+    retry = {"max_attempts": 7, "min_backoff_ms": 20, "max_backoff_ms": 86400000,
+             "max_retry_after_ms": 0, "on_status": [429, 503, 400], "non_idempotent": True}
+    batch = service.submit([origin.url("/bytes/5")], limits={"rate_per_host": 1234.567},
+                           priority=9, http_version="2", retry=retry)
+    want = {"limits": {"max_parallel": None, "max_per_host": None, "rate_per_host": 1234.567},
+            "priority": 9, "http_version": "2", "retry": retry | {"on_status": [400, 429, 503]}}
+    assert {k: batch[k] for k in want} == want
+    service.wait(batch["id"])
+    service.stop()
+    service.start()
+    assert {k: v for k, v in service.batch(batch["id"]).items() if k in want} == want
+    listed, = service.get("/v1/batches").expect(200).json()["data"]
+    assert {k: listed[k] for k in want} == want
+
+
+@pytest.mark.parametrize("retry, effective", [
+    ({}, {}), ({"max_attempts": 1}, {"max_attempts": 1}), ({"on_status": []}, {"on_status": []}),
+    ({"min_backoff_ms": 40000}, {"min_backoff_ms": 40000, "max_backoff_ms": 40000}),
+    ({"max_backoff_ms": 100}, {"min_backoff_ms": 100, "max_backoff_ms": 100})])
+def test_what_a_retry_policy_leaves_out_is_filled_in(service, origin, retry, effective):
+    batch = service.submit([origin.url("/status/200")], retry=retry)
+    assert batch["retry"] == POLICY | effective
+
+
+@pytest.mark.parametrize("rate, shown", [(0.001, 0.001), (2.5, 2.5), (1e6, 1000000), (0.0126, 0.013)])
+def test_a_rate_is_shown_as_given(service, origin, rate, shown):
+    batch = service.submit([origin.url("/status/200")], limits={"rate_per_host": rate})
+    assert batch["limits"]["rate_per_host"] == shown
 
 
 def test_requests_take_every_field(service, origin):
@@ -136,10 +173,17 @@ def test_settings_of_ndjson_and_text_come_as_query_parameters(service, origin, m
         "limits.max_parallel": 5, "limits.max_per_host": 4, "metadata.job": "42",
         "metadata.a b": "c", "defaults.method": "DELETE", "defaults.timeout_ms": 9000,
         "defaults.connect_timeout_ms": 3000, "defaults.max_attempts": 2,
-        "defaults.max_body_bytes": 100000, "defaults.headers.X-Query": "yes & no"}
+        "defaults.max_body_bytes": 100000, "defaults.headers.X-Query": "yes & no",
+        "limits.rate_per_host": 2.5, "priority": 7, "http_version": "2", "retry.max_attempts": 3,
+        "retry.min_backoff_ms": 5, "retry.max_backoff_ms": 50, "retry.max_retry_after_ms": 500,
+        "retry.on_status": "429,503", "retry.non_idempotent": True}
     batch = send(service, body, media, **settings)
     assert batch["name"] == "n ü" and batch["max_redirects"] == 3
-    assert batch["limits"] == {"max_parallel": 5, "max_per_host": 4}
+    assert batch["limits"] == {"max_parallel": 5, "max_per_host": 4, "rate_per_host": 2.5}
+    assert batch["priority"] == 7 and batch["http_version"] == "2"
+    assert batch["retry"] == {"max_attempts": 3, "min_backoff_ms": 5, "max_backoff_ms": 50,
+                              "max_retry_after_ms": 500, "on_status": [429, 503],
+                              "non_idempotent": True}
     assert batch["metadata"] == {"job": "42", "a b": "c"}
     result, = service.finish(batch, include="body")
     method, fields, _ = echoed(result)
@@ -177,7 +221,7 @@ def test_integral_numbers_may_be_written_as_json_allows(service, origin):
     batch = send(service, '{"urls": ["%s"], "max_redirects": 1.0, "limits": {"max_parallel": 1e3, '
                  '"max_per_host": 20E-1}}' % origin.url("/status/200"), JSON)
     assert batch["max_redirects"] == 1
-    assert batch["limits"] == {"max_parallel": 1000, "max_per_host": 2}
+    assert batch["limits"] == {"max_parallel": 1000, "max_per_host": 2, "rate_per_host": None}
 
 
 def test_urls_in_odd_but_right_spelling_are_fetched_and_come_back_as_given(service, origin):

@@ -9,6 +9,7 @@
 
 #include "api/json.h"
 #include "api/submit.h"
+#include "server/policy.h"
 
 enum { SUBMIT_LOG_MAX = 64 << 20 };
 
@@ -84,6 +85,15 @@ static inline void log_end(struct submit_log *l, struct submit *s)
                     u->max_redirects, u->name != NULL ? u->name : "-",
                     u->metadata != NULL ? u->metadata : "-"));
     log_item_fields(&l->out, &u->defaults);
+    const struct retry_policy *r = &u->retry;
+    ASSERT(r->has_on_status);
+    log_ok(buf_addf(&l->out, " %u %u %u retry %u %u %u %u %d", u->rate_per_host, u->priority,
+                    u->http_version, r->max_attempts, r->min_backoff_ms, r->max_backoff_ms,
+                    r->max_retry_after_ms, r->non_idempotent));
+    for (int status = 100; status <= 599; status++) {
+        if (policy_has_status(r, status))
+            log_ok(buf_addf(&l->out, " %d", status));
+    }
 }
 
 /* next(state, left): how long the next piece is (1..left). Every piece is copied to memory of

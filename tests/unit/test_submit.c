@@ -65,8 +65,13 @@ static char *run(const struct submit_config *cfg, const char *p, size_t n)
 
 /* ---- accepted ---- */
 
-#define END " limits 0 0 10 name - meta - [null,null,null,null,null,null,0,0,0,null]"
+#define TOP(x) D("{\"urls\":[\"" A "\"]," x "}")
+#define STATUSES " 408 425 429 500 502 503 504"
+#define USUAL " 0 5 11 retry 1 500 30000 60000 0" STATUSES
+#define BARE " limits 0 0 10 name - meta - [null,null,null,null,null,null,0,0,0,null]"
+#define END BARE USUAL
 #define PLAIN(i, host, url) i " " host " [\"" url "\",null,null,null,null,null,0,0,0,null]\n"
+#define SET(x) PLAIN("0", "a.example", A) "ok 1 bad 0" BARE " " x
 #define TWO PLAIN("0", "a.example", A) PLAIN("1", "b.example", B) "ok 2 bad 0" END
 #define ONE PLAIN("0", "a.example", A) "ok 1 bad 0" END
 
@@ -96,7 +101,7 @@ static const struct {
      PLAIN(
          "0", "a.example",
          A) "ok 1 bad 0 limits 1000000 2 0 name n\xc3\xa9 meta "
-            "{\"k\":\"v\\n\",\"\\\"\":\"\"} [null,null,null,\"POST\",\"A: 1\\nB: 2\\n\",\"\",1,600000,20,0]"},
+            "{\"k\":\"v\\n\",\"\\\"\":\"\"} [null,null,null,\"POST\",\"A: 1\\nB: 2\\n\",\"\",1,600000,20,0]" USUAL},
     {J,
      D("{\"requests\":[{\"url\":\"" A "\",\"custom_id\":\"x\\\"y\",\"method\":\"PUT\","
        "\"headers\":{\"X-A\":\"\",\"Accept\":\"a\\tb\"},\"body\":\"\\u00e9\\n\","
@@ -113,11 +118,35 @@ static const struct {
     /* the method comes from defaults, which come later */
     {J, D("{\"requests\":[{\"url\":\"" A "\",\"body\":\"x\"}],\"defaults\":{\"method\":\"PUT\"}}"),
      "0 a.example [\"" A "\",null,null,null,null,\"eA==\",0,0,0,null]\n"
-     "ok 1 bad 0 limits 0 0 10 name - meta - [null,null,null,\"PUT\",null,null,0,0,0,null]"},
+     "ok 1 bad 0 limits 0 0 10 name - meta - [null,null,null,\"PUT\",null,null,0,0,0,null]" USUAL},
     /* whether bad URLs are forgiven is known at the end only */
     {J, D("{\"urls\":[\"ftp://x/\",\"" A "\"],\"ignore_invalid_urls\":true}"),
      "0 - [\"ftp://x/\",\"the scheme is not http or https\",null,null,null,null,0,0,0,null]\n" PLAIN(
          "1", "a.example", A) "ok 2 bad 1" END},
+    /* rate, priority, HTTP version, retry policy */
+    {J, TOP("\"limits\":{\"rate_per_host\":0.001},\"priority\":0,\"http_version\":\"1.1\""),
+     SET("1 0 11 retry 1 500 30000 60000 0" STATUSES)},
+    {J, TOP("\"http_version\":\"2\",\"priority\":9,\"limits\":{\"rate_per_host\":1e6}"),
+     SET("1000000000 9 20 retry 1 500 30000 60000 0" STATUSES)},
+    {J, TOP("\"limits\":{\"rate_per_host\":2.5}"),
+     SET("2500 5 11 retry 1 500 30000 60000 0" STATUSES)},
+    {J, TOP("\"limits\":{\"rate_per_host\":0.0015}"), /* rounded */
+     SET("2 5 11 retry 1 500 30000 60000 0" STATUSES)},
+    {J, TOP("\"retry\":{}"), SET("0 5 11 retry 3 500 30000 60000 0" STATUSES)},
+    {J,
+     TOP("\"retry\":{\"max_attempts\":1,\"min_backoff_ms\":1,\"max_backoff_ms\":1,"
+         "\"max_retry_after_ms\":0,\"on_status\":[],\"non_idempotent\":true}"),
+     SET("0 5 11 retry 1 1 1 0 1")},
+    {J,
+     TOP("\"retry\":{\"max_attempts\":20,\"min_backoff_ms\":3600000,\"max_backoff_ms\":"
+         "86400000,\"max_retry_after_ms\":86400000,\"on_status\":[599,400,404],"
+         "\"non_idempotent\":false}"),
+     SET("0 5 11 retry 20 3600000 86400000 86400000 0 400 404 599")},
+    /* of two bounds the one that is not given makes way */
+    {J, TOP("\"retry\":{\"min_backoff_ms\":30001}"),
+     SET("0 5 11 retry 3 30001 30001 60000 0" STATUSES)},
+    {J, TOP("\"retry\":{\"max_backoff_ms\":499}"), SET("0 5 11 retry 3 499 499 60000 0" STATUSES)},
+    {J, TOP("\"retry\":{\"max_backoff_ms\":500}"), SET("0 5 11 retry 3 500 500 60000 0" STATUSES)},
     {N, D("\"" A "\"\n\"" B "\"\n"), TWO},
     {N, D("\"" A "\"\r\n \t\r\n\n{\"url\":\"" B "\"}"), TWO},
     {N, D("\xef\xbb\xbf\n  \"" A "\"  "), ONE},
@@ -159,7 +188,6 @@ static void assert_refused(const struct submit_config *cfg, const char *doc, siz
 #define MALFORMED "malformed-json"
 #define FIELD "invalid-field"
 #define REQ(x) D("{\"requests\":[{\"url\":\"" A "\"},{\"url\":\"" A "\"," x "}]}")
-#define TOP(x) D("{\"urls\":[\"" A "\"]," x "}")
 #define AT(p) "\"errors\":[{\"pointer\":\"" p "\","
 
 static const struct {
@@ -219,15 +247,38 @@ static const struct {
     {J, D("{\"url\":[\"" A "\"]}"), FIELD, AT("/url"),
      "unknown field \\\"url\\\"; did you mean \\\"urls\\\"?"},
     {J, TOP("\"metdata\":{}"), FIELD, AT("/metdata"), "did you mean \\\"metadata\\\"?"},
-    {J, TOP("\"priority\":1"), FIELD, AT("/priority"), "unknown field \\\"priority\\\"\""},
     {J, TOP("\"Name\":\"x\""), FIELD, AT("/Name"), "did you mean \\\"name\\\"?"},
     {J, TOP("\"a/b~c\":1"), FIELD, AT("/a~1b~0c"), "unknown field"},
-    {J, TOP("\"limits\":{\"rate_per_host\":1}"), FIELD, AT("/limits/rate_per_host"), "unknown"},
     {J, TOP("\"defaults\":{\"url\":\"x\"}"), FIELD, AT("/defaults/url"), "unknown"},
     {J, TOP("\"defaults\":{\"custom_id\":\"x\"}"), FIELD, AT("/defaults/custom_id"), "unknown"},
     {J, REQ("\"timeout\":1"), FIELD, AT("/requests/1/timeout"),
      "unknown field \\\"timeout\\\"; did you mean \\\"timeout_ms\\\"?"},
-    {J, REQ("\"priority\":1"), FIELD, AT("/requests/1/priority"), "unknown field"},
+    {J, REQ("\"priority\":1"), FIELD, AT("/requests/1/priority"),
+     "unknown field \\\"priority\\\"; did you mean \\\"priority\\\" of the whole batch?"},
+    /* known, but elsewhere */
+    {J, TOP("\"max_per_host\":1"), FIELD, AT("/max_per_host"),
+     "unknown field \\\"max_per_host\\\"; did you mean \\\"limits.max_per_host\\\"?"},
+    {J, TOP("\"rate_per_host\":1"), FIELD, AT("/rate_per_host"),
+     "mean \\\"limits.rate_per_host\\\"?"},
+    {J, TOP("\"max_attempts\":3"), FIELD, AT("/max_attempts"),
+     "did you mean \\\"retry.max_attempts\\\" or \\\"defaults.max_attempts\\\"?"},
+    {J, TOP("\"timeout_ms\":3"), FIELD, AT("/timeout_ms"), "mean \\\"defaults.timeout_ms\\\"?"},
+    {J, TOP("\"on_status\":3"), FIELD, AT("/on_status"), "mean \\\"retry.on_status\\\"?"},
+    {J, TOP("\"limits\":{\"max_redirects\":1}"), FIELD, AT("/limits/max_redirects"),
+     "mean \\\"max_redirects\\\" of the whole batch?"},
+    {J, TOP("\"retry\":{\"rate_per_host\":1}"), FIELD, AT("/retry/rate_per_host"),
+     "mean \\\"limits.rate_per_host\\\"?"},
+    {J, TOP("\"defaults\":{\"retry\":{}}"), FIELD, AT("/defaults/retry"),
+     "mean \\\"retry\\\" of the whole batch?"},
+    {J, TOP("\"defaults\":{\"on_status\":[]}"), FIELD, AT("/defaults/on_status"),
+     "mean \\\"retry.on_status\\\"?"},
+    {J, TOP("\"color\":1"), FIELD, AT("/color"), "unknown field \\\"color\\\"\""},
+    {N, D("{\"url\":\"" A "\",\"priority\":1}"), FIELD, "\"pointer\":\"/priority\"",
+     "did you mean the query parameter \\\"priority\\\"?"},
+    {N, D("{\"url\":\"" A "\",\"rate_per_host\":1}"), FIELD, "\"pointer\":\"/rate_per_host\"",
+     "did you mean the query parameter \\\"limits.rate_per_host\\\"?"},
+    {N, D("{\"url\":\"" A "\",\"metadata\":{}}"), FIELD, "\"pointer\":\"/metadata\"",
+     "did you mean the query parameter \\\"metadata.NAME\\\"?"},
     /* given twice */
     {J, TOP("\"name\":\"a\",\"name\":\"b\""), FIELD, AT("/name"), "more than once"},
     {J, TOP("\"name\":\"a\",\"n\\u0061me\":\"b\""), FIELD, AT("/name"), "more than once"},
@@ -253,6 +304,53 @@ static const struct {
     {J, TOP("\"max_redirects\":null"), FIELD, AT("/max_redirects"), "from 0 to 50"},
     {J, TOP("\"max_redirects\":0.00000000000000000000000000000000000000000000000000000000001"),
      FIELD, AT("/max_redirects"), "60 characters"},
+    {J, TOP("\"limits\":{\"rate_per_host\":0}"), FIELD, AT("/limits/rate_per_host"),
+     "must be a number from 0.001 to 1000000"},
+    {J, TOP("\"limits\":{\"rate_per_host\":0.0009}"), FIELD, AT("/limits/rate_per_host"), "0.001"},
+    {J, TOP("\"limits\":{\"rate_per_host\":-1}"), FIELD, AT("/limits/rate_per_host"), "0.001"},
+    {J, TOP("\"limits\":{\"rate_per_host\":1000000.001}"), FIELD, AT("/limits/rate_per_host"),
+     "0.001"},
+    {J, TOP("\"limits\":{\"rate_per_host\":1e999}"), FIELD, AT("/limits/rate_per_host"), "0.001"},
+    {J, TOP("\"limits\":{\"rate_per_host\":\"1\"}"), FIELD, AT("/limits/rate_per_host"), "0.001"},
+    {J, TOP("\"limits\":{\"rate_per_host\":null}"), FIELD, AT("/limits/rate_per_host"), "0.001"},
+    {J, TOP("\"priority\":10"), FIELD, AT("/priority"), "must be an integer from 0 to 9"},
+    {J, TOP("\"priority\":-1"), FIELD, AT("/priority"), "0 to 9"},
+    {J, TOP("\"priority\":0.5"), FIELD, AT("/priority"), "0 to 9"},
+    {J, TOP("\"priority\":\"5\""), FIELD, AT("/priority"), "0 to 9"},
+    {J, TOP("\"priority\":5,\"priority\":5"), FIELD, AT("/priority"), "more than once"},
+    {J, TOP("\"http_version\":2"), FIELD, AT("/http_version"),
+     "must be the string \\\"1.1\\\" or \\\"2\\\""},
+    {J, TOP("\"http_version\":\"3\""), FIELD, AT("/http_version"), "must be the string"},
+    {J, TOP("\"http_version\":\"\""), FIELD, AT("/http_version"), "must be the string"},
+    {J, TOP("\"retry\":null"), FIELD, AT("/retry"), "must be an object"},
+    {J, TOP("\"retry\":3"), FIELD, AT("/retry"), "must be an object"},
+    {J, TOP("\"retry\":{\"max_attempts\":0}"), FIELD, AT("/retry/max_attempts"), "1 to 20"},
+    {J, TOP("\"retry\":{\"max_attempts\":21}"), FIELD, AT("/retry/max_attempts"), "1 to 20"},
+    {J, TOP("\"retry\":{\"max_attempts\":1,\"max_attempts\":1}"), FIELD, AT("/retry/max_attempts"),
+     "more than once"},
+    {J, TOP("\"retry\":{\"min_backoff_ms\":0}"), FIELD, AT("/retry/min_backoff_ms"),
+     "1 to 3600000"},
+    {J, TOP("\"retry\":{\"min_backoff_ms\":3600001}"), FIELD, AT("/retry/min_backoff_ms"),
+     "1 to 3600000"},
+    {J, TOP("\"retry\":{\"max_backoff_ms\":0}"), FIELD, AT("/retry/max_backoff_ms"),
+     "1 to 86400000"},
+    {J, TOP("\"retry\":{\"max_backoff_ms\":86400001}"), FIELD, AT("/retry/max_backoff_ms"),
+     "1 to 86400000"},
+    {J, TOP("\"retry\":{\"min_backoff_ms\":9,\"max_backoff_ms\":8}"), FIELD,
+     AT("/retry/max_backoff_ms"), "must not be less than min_backoff_ms (9)"},
+    {J, TOP("\"retry\":{\"max_retry_after_ms\":86400001}"), FIELD, AT("/retry/max_retry_after_ms"),
+     "0 to 86400000"},
+    {J, TOP("\"retry\":{\"on_status\":503}"), FIELD, AT("/retry/on_status"),
+     "must be an array of HTTP statuses"},
+    {J, TOP("\"retry\":{\"on_status\":[399]}"), FIELD, AT("/retry/on_status/0"), "400 to 599"},
+    {J, TOP("\"retry\":{\"on_status\":[503,600]}"), FIELD, AT("/retry/on_status/1"), "400 to 599"},
+    {J, TOP("\"retry\":{\"on_status\":[503,\"504\"]}"), FIELD, AT("/retry/on_status/1"), "400 to"},
+    {J, TOP("\"retry\":{\"on_status\":[429,503,429]}"), FIELD, AT("/retry/on_status/2"),
+     "429 is given more than once"},
+    {J, TOP("\"retry\":{\"non_idempotent\":0}"), FIELD, AT("/retry/non_idempotent"),
+     "must be true or false"},
+    {J, TOP("\"retry\":{\"max_atempts\":3}"), FIELD, AT("/retry/max_atempts"),
+     "did you mean \\\"max_attempts\\\"?"},
     {J, TOP("\"ignore_invalid_urls\":1"), FIELD, AT("/ignore_invalid_urls"), "true or false"},
     {J, TOP("\"ignore_invalid_urls\":\"true\""), FIELD, AT("/ignore_invalid_urls"), "true or"},
     {J, TOP("\"name\":\"\""), FIELD, AT("/name"), "1 to 256 bytes long, not 0"},
@@ -324,6 +422,10 @@ static const struct {
     {N, D(""), "empty-batch", "422", ""},
     {N, D("\n\n \n"), "empty-batch", "422", ""},
     {N, D("\"" A "\"\n\nx\n"), MALFORMED, "\"errors\":[{\"line\":3,\"position\":21,", "a value"},
+    {N, D("\"" A "\"\n " A "\n"), MALFORMED, "\"errors\":[{\"line\":2,\"position\":21,",
+     "a URL stands in quotation marks; a list of bare URLs is text/plain"},
+    {N, D("HTTPS://a"), MALFORMED, "{\"line\":1,\"position\":0,", "in quotation marks"},
+    {N, D("\"" A "\" " A), MALFORMED, "{\"line\":1,\"position\":20,", "behind the end"},
     {N, D("\"" A "\" \"" A "\"\n"), MALFORMED, "{\"line\":1,\"position\":20,", "behind the end"},
     {N, D("{\"url\":\"" A "\"\n}\n"), MALFORMED, "{\"line\":1,\"position\":26,", "too early"},
     {N, D("\xef\xbb\xbf\n{\"url\":01}"), MALFORMED, "{\"line\":2,\"position\":12,", "leading zero"},
@@ -421,13 +523,44 @@ static void test_query(void **state)
     const char *why;
     char expected[1000];
     assert_int_equal(url_parse(&u, D("nope"), &why), E_INVAL);
-    snprintf(expected, sizeof(expected),
-             PLAIN("0", "a.example", A) "1 - [\"nope\",\"%s\",null,null,null,null,0,0,0,null]\n"
-                                        "ok 2 bad 1 limits 7 0 0 name n meta {\"a.b\":\"x\\\"\"} "
-                                        "[null,null,null,\"HEAD\",\"X-A: v\\n\",null,5,0,0,null]",
-             why);
+    snprintf(
+        expected, sizeof(expected),
+        PLAIN("0", "a.example", A) "1 - [\"nope\",\"%s\",null,null,null,null,0,0,0,null]\n"
+                                   "ok 2 bad 1 limits 7 0 0 name n meta {\"a.b\":\"x\\\"\"} "
+                                   "[null,null,null,\"HEAD\",\"X-A: v\\n\",null,5,0,0,null]" USUAL,
+        why);
     assert_string_equal(got, expected);
     free(got);
+}
+
+static void test_query_policy(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *value, *expected;
+    } rows[] = {
+        {"retry.on_status", "429,503", SET("2500 7 20 retry 3 500 30000 0 1 429 503")},
+        {"retry.on_status", "599", SET("2500 7 20 retry 3 500 30000 0 1 599")},
+        {"retry.on_status", "", SET("2500 7 20 retry 3 500 30000 0 1")},
+        {"retry.max_attempts", "2", SET("2500 7 20 retry 2 500 30000 0 1" STATUSES)},
+        {"retry.min_backoff_ms", "5", SET("2500 7 20 retry 3 5 30000 0 1" STATUSES)},
+        {"retry.max_backoff_ms", "5", SET("2500 7 20 retry 3 5 5 0 1" STATUSES)},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        struct submit_config cfg = config(T);
+        struct query q = {.n = 0};
+        add(&q, "limits.rate_per_host", "2.5");
+        add(&q, "priority", "7");
+        add(&q, "http_version", "2");
+        add(&q, "retry.max_retry_after_ms", "0");
+        add(&q, "retry.non_idempotent", "true");
+        add(&q, rows[i].name, rows[i].value);
+        cfg.params = q.v;
+        cfg.n_params = q.n;
+        char *got = run(&cfg, D(A));
+        assert_string_equal(got, rows[i].expected);
+        free(got);
+    }
 }
 
 static void test_query_refused(void **state)
@@ -438,7 +571,28 @@ static void test_query_refused(void **state)
         const char *name, *value, *detail;
     } rows[] = {
         {T, "limits.max_perhost", "1", "did you mean \\\"limits.max_per_host\\\"?"},
-        {T, "max_per_host", "1", "unknown parameter \\\"max_per_host\\\"\""},
+        {T, "max_per_host", "1", "did you mean \\\"limits.max_per_host\\\"?"},
+        {T, "max_attempts", "1",
+         "did you mean \\\"retry.max_attempts\\\" or \\\"defaults.max_attempts\\\"?"},
+        {T, "limits.rate_per_host", "0", "0.001 to 1000000"},
+        {T, "limits.rate_per_host", "1e3", "0.001 to 1000000"},
+        {T, "limits.rate_per_host", "2.", "0.001 to 1000000"},
+        {T, "limits.rate_per_host", ".5", "0.001 to 1000000"},
+        {T, "limits.rate_per_host", "0x1", "0.001 to 1000000"},
+        {T, "limits.rate_per_host", "inf", "0.001 to 1000000"},
+        {T, "limits.rate_per_host", "", "0.001 to 1000000"},
+        {T, "priority", "10", "0 to 9"},
+        {T, "priority", "high", "0 to 9"},
+        {T, "http_version", "3", "must be the string"},
+        {T, "retry", "3", "unknown parameter \\\"retry\\\""},
+        {T, "retry.max_attempts", "0", "1 to 20"},
+        {T, "retry.max_backoff_ms", "86400001", "1 to 86400000"},
+        {T, "retry.on_status", "429,", "400 to 599"},
+        {T, "retry.on_status", "429 ,503", "400 to 599"},
+        {T, "retry.on_status", "x,y", "400 to 599"},
+        {T, "retry.on_status", "429,399", "400 to 599"},
+        {T, "retry.on_status", "429,429", "429 is given more than once"},
+        {T, "retry.non_idempotent", "1", "true or false"},
         {T, "", "", "unknown parameter \\\"\\\"\""},
         {N, "limits.max_parallel", "0", "1 to 1000000"},
         {N, "limits.max_parallel", "1e3", "1 to 1000000"},
@@ -737,10 +891,10 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_accepted),        cmocka_unit_test(test_refused),
         cmocka_unit_test(test_refused_headers), cmocka_unit_test(test_query),
-        cmocka_unit_test(test_query_refused),   cmocka_unit_test(test_bounds),
-        cmocka_unit_test(test_counts),          cmocka_unit_test(test_many_errors),
-        cmocka_unit_test(test_sink_errors),     cmocka_unit_test(test_pause),
-        cmocka_unit_test(test_early_problem),
+        cmocka_unit_test(test_query_policy),    cmocka_unit_test(test_query_refused),
+        cmocka_unit_test(test_bounds),          cmocka_unit_test(test_counts),
+        cmocka_unit_test(test_many_errors),     cmocka_unit_test(test_sink_errors),
+        cmocka_unit_test(test_pause),           cmocka_unit_test(test_early_problem),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

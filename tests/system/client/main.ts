@@ -83,13 +83,17 @@ async function submitAndRead(): Promise<string> {
     ];
     const submission = {
         params: { header: { "Idempotency-Key": randomUUID() } },
-        body: { name: "from TypeScript", limits: { max_per_host: 2 }, requests },
+        body: { name: "from TypeScript", limits: { max_per_host: 2, rate_per_host: 1000 },
+            priority: 7, http_version: "2" as const, retry: { on_status: [429, 503] }, requests },
     };
     const first = await client.POST("/v1/batches", submission);
     const batch = ok(first);
     assert.equal(first.response.status, 202);
     assert.equal(first.response.headers.get("Location"), `/v1/batches/${batch.id}`);
     assert.equal(batch.limits.max_per_host, 2);
+    assert.equal(batch.limits.rate_per_host, 1000);
+    assert.deepEqual([batch.priority, batch.http_version], [7, "2"]);
+    assert.deepEqual([batch.retry.max_attempts, batch.retry.on_status], [3, [429, 503]]);
 
     const again = await client.POST("/v1/batches", submission);
     assert.equal(ok(again).id, batch.id);
