@@ -3,6 +3,9 @@
 #define _GNU_SOURCE
 #include "server/fetch.h"
 
+#ifdef CURL_MIMALLOC
+#include <mimalloc.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +24,15 @@ enum {
 
 int fetch_global_init(void)
 {
-    return curl_global_init(CURL_GLOBAL_DEFAULT) == CURLE_OK ? 0 : E_NOMEM;
+#ifdef CURL_MIMALLOC
+    /* A transfer is some 40 allocations of libcurl's; with the C library's malloc they are a sixth
+     * of the fetcher's time in user mode. */
+    CURLcode rc = curl_global_init_mem(CURL_GLOBAL_DEFAULT, mi_malloc, mi_free, mi_realloc,
+                                       mi_strdup, mi_calloc);
+#else
+    CURLcode rc = curl_global_init(CURL_GLOBAL_DEFAULT);
+#endif
+    return rc == CURLE_OK ? 0 : E_NOMEM;
 }
 
 void fetch_global_fini(void)
@@ -650,6 +661,8 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     int rc = inbox_init(&f->inbox);
     if (rc == 0)
         rc = multi_init(f);
+    if (rc == 0)
+        rc = start_init(f);
     if (rc == 0) {
         struct dns_options o = {.servers = e->cfg->dns_servers};
         rc = dns_new(&f->dns, &o, multi_watch, f);
@@ -692,6 +705,7 @@ void fetcher_free(struct fetcher *f)
         free(h);
     }
     multi_fini(f);
+    start_fini(f);
     while (f->spare != NULL) {
         struct transfer *t = f->spare;
         f->spare = t->next;

@@ -201,7 +201,8 @@ struct fetcher {
     struct fd_entry *fds;
     size_t n_fds;
     struct shard shards[SHARDS];
-    CURLSH *share; /* TLS sessions */
+    CURLSH *share;                                   /* TLS sessions */
+    struct curl_slist *agent_field, *encoding_field; /* the first leads on to the second */
     struct sched sched;
     struct dns *dns;
     struct host *hosts;         /* uthash, by name */
@@ -244,6 +245,8 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
 int multi_close_socket(void *fetcher, curl_socket_t fd);
 
 /* fetch_start.c */
+int start_init(struct fetcher *f) MUSTCHECK;
+void start_fini(struct fetcher *f);
 bool may_repeat(const struct transfer *t); /* RFC 9110 9.2.2: not POST and PATCH */
 CURL *start_easy(struct fetcher *f);       /* NULL: out of memory */
 void start_give_easy(struct fetcher *f, CURL *easy);

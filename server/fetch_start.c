@@ -61,8 +61,7 @@ static void set_base(struct fetcher *f, CURL *h)
     curl_easy_setopt(h, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
     curl_easy_setopt(h, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(h, CURLOPT_HTTP09_ALLOWED, 0L);
-    curl_easy_setopt(h, CURLOPT_ACCEPT_ENCODING, "");
-    curl_easy_setopt(h, CURLOPT_USERAGENT, cfg->user_agent);
+    curl_easy_setopt(h, CURLOPT_ACCEPT_ENCODING, ""); /* decode; the field itself is ours */
     curl_easy_setopt(h, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 1L);
     curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 2L);
@@ -77,6 +76,41 @@ static void set_base(struct fetcher *f, CURL *h)
     curl_easy_setopt(h, CURLOPT_OPENSOCKETFUNCTION, multi_open_socket);
     curl_easy_setopt(h, CURLOPT_CLOSESOCKETFUNCTION, multi_close_socket);
     curl_easy_setopt(h, CURLOPT_CLOSESOCKETDATA, f);
+}
+
+/* User-Agent and Accept-Encoding as fields of our own: from its options libcurl would print each
+ * of them twice for every request. */
+int start_init(struct fetcher *f)
+{
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+    struct buf b;
+    buf_init(&b, 1024);
+    int rc = buf_addf(&b, "Accept-Encoding: deflate, gzip%s%s",
+                      v->features & CURL_VERSION_BROTLI ? ", br" : "",
+                      v->features & CURL_VERSION_ZSTD ? ", zstd" : "");
+    if (rc == 0)
+        rc = buf_addc(&b, '\0');
+    if (rc == 0)
+        f->encoding_field = curl_slist_append(NULL, b.data);
+    buf_reset(&b);
+    if (rc == 0)
+        rc = buf_addf(&b, "User-Agent: %s", f->e->cfg->user_agent);
+    if (rc == 0)
+        rc = buf_addc(&b, '\0');
+    if (rc == 0)
+        f->agent_field = curl_slist_append(NULL, b.data);
+    buf_fini(&b);
+    if (rc != 0 || f->encoding_field == NULL || f->agent_field == NULL)
+        return E_NOMEM;
+    f->agent_field->next = f->encoding_field; /* both: what most requests get */
+    return 0;
+}
+
+void start_fini(struct fetcher *f)
+{
+    if (f->agent_field == NULL || f->agent_field->next == NULL)
+        curl_slist_free_all(f->encoding_field);
+    curl_slist_free_all(f->agent_field);
 }
 
 CURL *start_easy(struct fetcher *f)
@@ -139,13 +173,15 @@ static int set_fields(struct transfer *t)
 {
     struct fetcher *f = t->f;
     struct span rest = t->item.headers, name, value;
-    bool has_type = false;
+    bool has_type = false, has_agent = false, has_encoding = false;
     while (item_next_header(&rest, &name, &value)) {
         bool of_content = name.len > 8 && strncasecmp(name.ptr, "content-", 8) == 0;
         bool body_dropped = !t->with_body && t->hops > 0; /* by a redirect */
         if ((of_content && body_dropped) || (t->foreign && !of_content && !may_travel(name)))
             continue;
         has_type = has_type || field_is(name, "content-type");
+        has_agent = has_agent || field_is(name, "user-agent");
+        has_encoding = has_encoding || field_is(name, "accept-encoding");
         buf_reset(&f->scratch);
         int rc = value.len == 0 ? buf_addf(&f->scratch, "%.*s;", (int)name.len, name.ptr)
                                 : buf_addf(&f->scratch, "%.*s: %.*s", (int)name.len, name.ptr,
@@ -163,6 +199,10 @@ static int set_fields(struct transfer *t)
     /* libcurl would wait a second for 100 Continue, and answer 417 by a request of its own. */
     if (rc == 0 && t->with_body)
         rc = add_field(t, "Expect:");
+    if (rc == 0 && t->fields != NULL && !has_agent)
+        rc = add_field(t, f->agent_field->data);
+    if (rc == 0 && t->fields != NULL && !has_encoding)
+        rc = add_field(t, f->encoding_field->data);
     return rc;
 }
 
@@ -235,8 +275,8 @@ static int set_up(struct transfer *t)
         curl_easy_setopt(h, CURLOPT_FRESH_CONNECT, 1L);
     set_method(t);
     rc = set_fields(t);
-    if (rc == 0 && t->fields != NULL)
-        curl_easy_setopt(h, CURLOPT_HTTPHEADER, t->fields);
+    if (rc == 0)
+        curl_easy_setopt(h, CURLOPT_HTTPHEADER, t->fields != NULL ? t->fields : f->agent_field);
     return rc != 0 ? rc : code == CURLE_OK ? 0 : E_NOMEM;
 }
 
