@@ -3,7 +3,8 @@
  *
  * Keys: a page is at id = batch << 32 | page number, a result and its body at batch << 32 |
  * completion number, so a batch's rows are one range, appended to at its end. result.key is
- * batch << 32 | index: its unique index is what makes a second result impossible. */
+ * batch << 32 | index: its unique index is what makes a second result impossible. An attempt is at
+ * batch << 32 | index too; its indexes hold all that a search for due ones reads. */
 #define _GNU_SOURCE
 #include "storage/sqlite_int.h"
 
@@ -54,7 +55,7 @@ static const char *const migrations[SCHEMA_VERSION] = {
     "CREATE INDEX result_status ON result(status) WHERE status<>0;"
     "CREATE INDEX result_custom ON result(custom_id) WHERE custom_id IS NOT NULL;"
     "CREATE TABLE body(id INTEGER PRIMARY KEY, data BLOB NOT NULL) STRICT;",
-    /* 2: rates, priorities, HTTP/2, the retry policy */
+    /* 2: rates, priorities, HTTP/2, the retry policy, attempts */
     "ALTER TABLE batch ADD COLUMN rate_per_host INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE batch ADD COLUMN priority INTEGER NOT NULL DEFAULT 5;"
     "ALTER TABLE batch ADD COLUMN http_version INTEGER NOT NULL DEFAULT 11;"
@@ -63,7 +64,11 @@ static const char *const migrations[SCHEMA_VERSION] = {
     "ALTER TABLE batch ADD COLUMN max_backoff INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE batch ADD COLUMN max_retry_after INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE batch ADD COLUMN retry_unsafe INTEGER NOT NULL DEFAULT 0;"
-    "ALTER TABLE batch ADD COLUMN retry_status BLOB;",
+    "ALTER TABLE batch ADD COLUMN retry_status BLOB;"
+    "CREATE TABLE attempt(id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, lane INTEGER NOT NULL,"
+    " due INTEGER NOT NULL, page INTEGER NOT NULL, data BLOB NOT NULL) STRICT;"
+    "CREATE INDEX attempt_due ON attempt(batch, due, id, lane);"
+    "CREATE INDEX attempt_lane ON attempt(lane, due, id);",
 };
 
 /* ---- errors ---- */

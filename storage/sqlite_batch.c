@@ -185,10 +185,11 @@ int store_find_key(struct store *s, const char *idem_key, struct batch *out)
     return find(s, S_FIND_KEY, idem_key, out);
 }
 
-/* At most `max` rows of one table; *all: no more are left there. The statements have one upper
- * bound only: given two, SQLite takes the batch's end and walks all of its rows in every step. */
-static int remove_rows(struct store *s, enum statement i, int64_t batch, uint32_t max, bool *all)
+/* The statements have one upper bound only: given two, SQLite takes the batch's end and walks all
+ * of its rows in every step. */
+int sq_remove(struct store *s, enum statement i, int64_t batch, uint32_t max, bool *all)
 {
+    max = max > 0 ? max : 1;
     sqlite3_stmt *q;
     int rc = sq_get(s, i, &q);
     if (rc != 0)
@@ -203,11 +204,12 @@ static int remove_rows(struct store *s, enum statement i, int64_t batch, uint32_
 
 int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *done)
 {
-    static const enum statement tables[] = {S_REMOVE_BODIES, S_REMOVE_RESULTS, S_REMOVE_PAGES};
+    static const enum statement tables[] = {S_REMOVE_BODIES, S_REMOVE_RESULTS, S_REMOVE_PAGES,
+                                            S_REMOVE_ATTEMPTS};
     *done = false;
     for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
         bool all;
-        int rc = remove_rows(s, tables[i], batch, max_rows > 0 ? max_rows : 1, &all);
+        int rc = sq_remove(s, tables[i], batch, max_rows, &all);
         if (rc != 0 || !all)
             return rc;
     }
@@ -223,8 +225,7 @@ int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *d
 
 /* ---- pages ---- */
 
-/* One batch's lanes apart from another's, so that the index is read for one batch only. */
-static int64_t lane_key(int64_t batch, uint64_t lane)
+int64_t sq_lane(int64_t batch, uint64_t lane)
 {
     return (int64_t)(lane ^ ((uint64_t)batch * 0x9e3779b97f4a7c15ULL));
 }
@@ -236,7 +237,7 @@ int store_add_page(struct store *s, int64_t batch, const struct page *p)
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, sq_key(batch, p->no));
-    sqlite3_bind_int64(q, 2, lane_key(batch, p->lane));
+    sqlite3_bind_int64(q, 2, sq_lane(batch, p->lane));
     sqlite3_bind_int64(q, 3, p->count);
     sq_bind_blob(q, 4, p->data, p->len);
     return sq_finish(s, q);
@@ -257,7 +258,7 @@ int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct pa
     while (*n < max && (code = sqlite3_step(q)) == SQLITE_ROW) {
         v[(*n)++] = (struct page){
             .no = (uint32_t)sqlite3_column_int64(q, 0),
-            .lane = (uint64_t)lane_key(batch, (uint64_t)sqlite3_column_int64(q, 1)),
+            .lane = (uint64_t)sq_lane(batch, (uint64_t)sqlite3_column_int64(q, 1)),
             .count = (uint32_t)sqlite3_column_int64(q, 2),
         };
     }
@@ -266,22 +267,20 @@ int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct pa
     return rc;
 }
 
-/* Copied, so that no statement stays open: one that is holds back the checkpoints. */
-static int keep_page(struct store *s, sqlite3_stmt *q, struct page *out)
+int sq_keep(struct store *s, sqlite3_stmt *q, int column, const void **data, size_t *len)
 {
-    const void *data = sqlite3_column_blob(q, 2);
-    size_t len = (size_t)sqlite3_column_bytes(q, 2);
-    if (len > s->page_cap) {
-        void *p = realloc(s->page, len);
+    const void *from = sqlite3_column_blob(q, column);
+    *len = (size_t)sqlite3_column_bytes(q, column);
+    if (*len > s->page_cap) {
+        void *p = realloc(s->page, *len);
         if (p == NULL)
             return E_NOMEM;
         s->page = p;
-        s->page_cap = len;
+        s->page_cap = *len;
     }
-    if (len > 0)
-        memcpy(s->page, data, len);
-    out->data = s->page;
-    out->len = len;
+    if (*len > 0)
+        memcpy(s->page, from, *len);
+    *data = s->page;
     return 0;
 }
 
@@ -293,7 +292,7 @@ int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after
     int rc = sq_get(s, S_LANE_PAGE, &q);
     if (rc != 0)
         return rc;
-    sqlite3_bind_int64(q, 1, lane_key(batch, lane));
+    sqlite3_bind_int64(q, 1, sq_lane(batch, lane));
     sqlite3_bind_int64(q, 2, sq_after(batch, after_no));
     sqlite3_bind_int64(q, 3, sq_end(batch));
     int code = sqlite3_step(q);
@@ -301,7 +300,7 @@ int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after
         out->no = (uint32_t)sqlite3_column_int64(q, 0);
         out->lane = lane;
         out->count = (uint32_t)sqlite3_column_int64(q, 1);
-        rc = keep_page(s, q, out);
+        rc = sq_keep(s, q, 2, &out->data, &out->len);
     } else {
         rc = code == SQLITE_DONE ? E_NOTFOUND : sq_fail(s, code);
     }

@@ -1,4 +1,4 @@
-/* The SQLite backend from within: the connection, its statements, and what its three files share.
+/* The SQLite backend from within: the connection, its statements, and what its files share.
  * One thread at a time. */
 #ifndef STORAGE_SQLITE_INT_H
 #define STORAGE_SQLITE_INT_H
@@ -63,7 +63,19 @@
                      "WHERE key>?1 AND key<?2 ORDER BY key LIMIT ?3")                              \
     X(RESULTS_CUSTOM, "SELECT " RESULT_COLUMNS " FROM result INDEXED BY result_custom "            \
                       "WHERE custom_id=?4 AND id>?1 AND id<?2 ORDER BY id LIMIT ?3")               \
-    X(RESULT_ONE, "SELECT " RESULT_COLUMNS " FROM result WHERE key=?1")
+    X(RESULT_ONE, "SELECT " RESULT_COLUMNS " FROM result WHERE key=?1")                            \
+    X(PUT_ATTEMPT, "INSERT INTO attempt(id,batch,lane,due,page,data) VALUES(?1,?2,?3,?4,?5,?6) "   \
+                   "ON CONFLICT(id) DO UPDATE SET due=?4,data=?6")                                 \
+    X(DROP_ATTEMPT, "DELETE FROM attempt WHERE id=?1")                                             \
+    X(ATTEMPT, "SELECT lane,due,page,data FROM attempt WHERE id=?1")                               \
+    X(ATTEMPTS, "SELECT id FROM attempt INDEXED BY attempt_due WHERE batch=?1")                    \
+    X(DUE, "SELECT due,id,lane FROM attempt INDEXED BY attempt_due WHERE batch=?1 "                \
+           "AND (due,id)>(?2,?3) AND (due,id)<=(?4,?5) ORDER BY due,id LIMIT ?6")                  \
+    X(LANE_DUE, "SELECT due,id FROM attempt INDEXED BY attempt_lane WHERE lane=?1 "                \
+                "AND (due,id)>(?2,?3) AND (due,id)<=(?4,?5) ORDER BY due,id LIMIT ?6")             \
+    X(BOUND_DUE, "UPDATE attempt SET due=?2 WHERE batch=?1 AND due>?2")                            \
+    X(REMOVE_ATTEMPTS, "DELETE FROM attempt WHERE id>=?1 AND id<=ifnull((SELECT id FROM attempt "  \
+                       "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")
 
 enum statement {
 #define X(name, sql) S_##name,
@@ -97,6 +109,14 @@ int sq_run(struct store *s, enum statement i) MUSTCHECK;
 int64_t sq_key(int64_t batch, uint64_t n);
 int64_t sq_end(int64_t batch);
 int64_t sq_after(int64_t batch, int64_t after);
+/* One batch's lanes apart from another's, so that an index by lane is read for one batch only. Its
+ * own inverse. */
+int64_t sq_lane(int64_t batch, uint64_t lane);
+/* Copies a column into s->page, so that no statement stays open: one that is holds back the
+ * checkpoints. Valid until the next copy. */
+int sq_keep(struct store *s, sqlite3_stmt *q, int column, const void **data, size_t *len) MUSTCHECK;
+/* Removes at most `max` rows by one of the REMOVE statements; *all: no more are left there. */
+int sq_remove(struct store *s, enum statement i, int64_t batch, uint32_t max, bool *all) MUSTCHECK;
 
 /* Bound memory stays the caller's, until sq_put. NULL is bound as NULL. */
 void sq_bind_text(sqlite3_stmt *q, int i, struct span v);

@@ -10,6 +10,7 @@
  *   page     the accepted requests, packed: a page holds some requests of one batch to one lane
  *   result   one row a finished request, numbered within its batch in order of completion
  *   body     the body of a result, apart, so that result rows stay narrow
+ *   attempt  one row a request that failed and is tried again, until it has its result
  * There is no "claimed" state: a request is pending when it has no result.
  *
  * All paging is by key ("after"), never by offset. No SQL text, SQLite type or row handle crosses
@@ -141,6 +142,21 @@ struct result {
     int body_fd;      /* for add: a file that holds body_len bytes from 0, or -1 */
 };
 
+/* A place in the order in which a batch's attempts are due. */
+struct attempt_mark {
+    int64_t due_ms; /* Unix time in ms, of the caller's clock */
+    uint64_t index; /* of the request */
+};
+
+/* A request that failed and is tried again: it waits until it is due, or was handed out since. */
+struct attempt {
+    struct attempt_mark at;
+    uint64_t lane;
+    uint32_t page;    /* that holds the request */
+    const void *data; /* the engine's: what else of earlier attempts survives (server/waiting.h) */
+    size_t len;
+};
+
 enum store_mode { STORE_READ, STORE_WRITE };
 
 /* Opens the database in directory `dir` (for STORE_WRITE: makes directory and database where
@@ -174,6 +190,14 @@ int store_update_batch(struct store *s, const struct batch *b) MUSTCHECK;
 int store_add_page(struct store *s, int64_t batch, const struct page *p) MUSTCHECK;
 /* E_EXISTS: this index of this batch has a result already (nothing is changed). */
 int store_add_result(struct store *s, int64_t batch, const struct result *r) MUSTCHECK;
+/* Adds the attempt of a request, or gives the one that is there another time and data. */
+int store_put_attempt(struct store *s, int64_t batch, const struct attempt *a) MUSTCHECK;
+int store_drop_attempt(struct store *s, int64_t batch, uint64_t index) MUSTCHECK; /* none: fine */
+/* No attempt of the batch is due later than this: for after a restart, when the clock may have been
+ * set back. */
+int store_bound_due(struct store *s, int64_t batch, int64_t latest_ms) MUSTCHECK;
+/* Removes up to about max_rows attempts of a batch. *done: none is left. */
+int store_remove_attempts(struct store *s, int64_t batch, uint32_t max_rows, bool *done) MUSTCHECK;
 /* Removes up to about max_rows rows of a batch; the batch row goes last. *done: nothing is left.
  * Used for BATCH_DELETED and for staged batches that were given up. */
 int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *done) MUSTCHECK;
@@ -196,6 +220,19 @@ int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after
 typedef int store_done_fn(void *arg, uint64_t index, enum result_status status, uint64_t body_len);
 int store_done(struct store *s, int64_t batch, store_done_fn *fn, void *arg,
                uint64_t *last_n) MUSTCHECK;
+
+/* One attempt, whole; its data is valid until the next call on this store. E_NOTFOUND. */
+int store_attempt(struct store *s, int64_t batch, uint64_t index, struct attempt *out) MUSTCHECK;
+/* The indexes of all attempts of a batch, in no order. fn returns 0 to go on; another value stops
+ * and is returned. */
+typedef int store_attempt_fn(void *arg, uint64_t index);
+int store_attempts(struct store *s, int64_t batch, store_attempt_fn *fn, void *arg) MUSTCHECK;
+/* The attempts after one place up to (and with) another, in their order, at most `max`: place and
+ * lane only. Returns their number in *n. The second: those of one lane. */
+int store_due(struct store *s, int64_t batch, struct attempt_mark after, struct attempt_mark upto,
+              struct attempt *v, size_t max, size_t *n) MUSTCHECK;
+int store_lane_due(struct store *s, int64_t batch, uint64_t lane, struct attempt_mark after,
+                   struct attempt_mark upto, struct attempt *v, size_t max, size_t *n) MUSTCHECK;
 
 /* ---- readers (api thread), and the writer too ---- */
 

@@ -1246,14 +1246,131 @@ static void test_done(void **state)
     store_close(s);
 }
 
+/* ---- attempts ---- */
+
+static const struct attempt_mark FIRST = {INT64_MIN, 0};
+
+static int put_attempt(struct store *s, int64_t batch, uint64_t index, uint64_t lane, int64_t due,
+                       const char *data)
+{
+    struct attempt a = {.at = {due, index},
+                        .lane = lane,
+                        .page = (uint32_t)index / 2,
+                        .data = data,
+                        .len = strlen(data)};
+    return store_put_attempt(s, batch, &a);
+}
+
+static int see_index(void *arg, uint64_t index)
+{
+    return see(arg, (int64_t)index);
+}
+
+/* What is due between two places, as index + 1000 * lane; of one lane unless it is NULL. */
+static void due(struct store *s, struct seen *l, int64_t batch, const uint64_t *lane,
+                struct attempt_mark after, struct attempt_mark upto, size_t max)
+{
+    struct attempt v[16];
+    size_t n;
+    assert_true(max <= 16);
+    if (lane != NULL)
+        OK(store_lane_due(s, batch, *lane, after, upto, v, max, &n));
+    else
+        OK(store_due(s, batch, after, upto, v, max, &n));
+    for (size_t i = 0; i < n; i++) {
+        struct attempt a;
+        OK(store_attempt(s, batch, v[i].at.index, &a));
+        assert_int_equal(a.at.due_ms, v[i].at.due_ms);
+        assert_int_equal(a.lane, v[i].lane);
+        see(l, (int64_t)(v[i].at.index + 1000 * v[i].lane));
+    }
+}
+
+static void test_attempts(void **state)
+{
+    (void)state;
+    struct store *s = open_store(STORE_WRITE);
+    struct seen l = {0};
+    struct attempt a;
+    const uint64_t high = UINT64_MAX - 1;
+    assert_int_equal(store_attempt(s, 2, 7, &a), E_NOTFOUND);
+    OK(store_drop_attempt(s, 2, 7));
+    for (int64_t batch = 1; batch <= 3; batch++) { /* what is of the others is never seen */
+        OK(put_attempt(s, batch, 7, 1, 500, "seven"));
+        OK(put_attempt(s, batch, 3, 2, 500, ""));
+        OK(put_attempt(s, batch, 9, 1, -40, "nine"));
+        OK(put_attempt(s, batch, UINT32_MAX, high, 600, "last"));
+    }
+    OK(store_attempt(s, 2, UINT32_MAX, &a));
+    assert_true(a.lane == high && a.at.due_ms == 600 && a.at.index == UINT32_MAX);
+    assert_int_equal(a.page, UINT32_MAX / 2);
+    assert_int_equal(a.len, 4);
+    assert_memory_equal(a.data, "last", 4);
+    OK(store_attempt(s, 2, 3, &a));
+    assert_int_equal(a.len, 0);
+    OK(store_drop_attempt(s, 2, UINT32_MAX));
+
+    const struct attempt_mark end = {INT64_MAX, UINT64_MAX}, now = {500, UINT64_MAX};
+    due(s, &l, 2, NULL, FIRST, now, 16);
+    SEEN(l, 1009, 2003, 1007);
+    due(s, &l, 2, NULL, FIRST, (struct attempt_mark){500, 3}, 16); /* up to and with */
+    SEEN(l, 1009, 2003);
+    due(s, &l, 2, NULL, (struct attempt_mark){500, 3}, now, 16); /* after */
+    SEEN(l, 1007);
+    due(s, &l, 2, NULL, FIRST, end, 1); /* the earliest */
+    SEEN(l, 1009);
+    due(s, &l, 2, NULL, FIRST, (struct attempt_mark){-41, UINT64_MAX}, 16);
+    SEEN(l);
+    const uint64_t one = 1;
+    due(s, &l, 2, &one, FIRST, end, 16);
+    SEEN(l, 1009, 1007);
+    due(s, &l, 2, &one, (struct attempt_mark){-40, 9}, end, 16);
+    SEEN(l, 1007);
+    due(s, &l, 2, &one, FIRST, (struct attempt_mark){500, 6}, 16);
+    SEEN(l, 1009);
+
+    OK(put_attempt(s, 2, 9, 1, 700, "again")); /* another time */
+    due(s, &l, 2, NULL, FIRST, end, 16);
+    SEEN(l, 2003, 1007, 1009);
+    OK(store_attempt(s, 2, 9, &a));
+    assert_memory_equal(a.data, "again", 5);
+    OK(store_bound_due(s, 2, 600));
+    OK(store_attempt(s, 2, 9, &a));
+    assert_int_equal(a.at.due_ms, 600);
+    OK(store_attempt(s, 2, 7, &a));
+    assert_int_equal(a.at.due_ms, 500);
+    OK(store_drop_attempt(s, 2, 7));
+    OK(store_attempts(s, 2, see_index, &l));
+    SEEN(l, 3, 9);
+    l.stop_at = 1;
+    l.answer = E_NOMEM;
+    assert_int_equal(store_attempts(s, 2, see_index, &l), E_NOMEM);
+    SEEN(l, 3);
+    l.stop_at = 0;
+
+    bool over = true;
+    OK(store_remove_attempts(s, 2, 1, &over));
+    assert_false(over);
+    OK(store_remove_attempts(s, 2, 9, &over));
+    assert_true(over);
+    OK(store_attempts(s, 2, see_index, &l));
+    SEEN(l);
+    store_close(s); /* and they are on disk */
+    s = open_store(STORE_WRITE);
+    due(s, &l, 1, NULL, FIRST, end, 3);
+    SEEN(l, 1009, 2003, 1007);
+    store_close(s);
+}
+
 static int64_t rows_of(int64_t batch)
 {
     char sql[512];
     snprintf(sql, sizeof(sql),
              "SELECT (SELECT count(*) FROM page WHERE id>>32=%d)+(SELECT count(*) FROM result "
              "WHERE id>>32=%d OR key>>32=%d)+(SELECT count(*) FROM body WHERE id>>32=%d)+"
+             "(SELECT count(*) FROM attempt WHERE id>>32=%d OR batch=%d)+"
              "(SELECT count(*) FROM batch WHERE no=%d)",
-             (int)batch, (int)batch, (int)batch, (int)batch, (int)batch);
+             (int)batch, (int)batch, (int)batch, (int)batch, (int)batch, (int)batch, (int)batch);
     return number(sql);
 }
 
@@ -1268,16 +1385,18 @@ static void test_remove(void **state)
         for (uint32_t no = 0; no < 20; no++) {
             p.no = no;
             OK(store_add_page(s, batch, &p));
+            OK(put_attempt(s, batch, no, 1, 1, "again"));
         }
         for (uint64_t n = 1; n <= 53; n++)
             OK(add_plain(s, batch, n));
+        OK(put_attempt(s, batch, UINT32_MAX, 1, 1, "again"));
         p.no = UINT32_MAX; /* the ends of the range of keys */
         OK(store_add_page(s, batch, &p));
         OK(add_plain(s, batch, UINT32_MAX));
         OK(store_commit(s));
     }
     int64_t before = rows_of(2), one = rows_of(1), three = rows_of(3);
-    assert_int_equal(before, 21 + 54 + 54 + 1);
+    assert_int_equal(before, 21 + 54 + 54 + 21 + 1);
     bool over = false;
     for (int steps = 0; !over; steps++) {
         assert_int_equal(number("SELECT count(*) FROM batch WHERE no=2"), 1); /* it goes last */
@@ -1285,7 +1404,7 @@ static void test_remove(void **state)
         OK(store_remove_step(s, 2, 5, &over));
         OK(store_commit(s));
         int64_t left = rows_of(2);
-        assert_in_range(before - left, 1, 16); /* "about" max_rows: at most that of each table */
+        assert_in_range(before - left, 1, 21); /* "about" max_rows: at most that of each table */
         before = left;
         assert_true(steps < 100);
     }
@@ -1301,6 +1420,7 @@ static void test_remove(void **state)
     assert_int_equal(number("SELECT count(*) FROM page"), 0);
     assert_int_equal(number("SELECT count(*) FROM result"), 0);
     assert_int_equal(number("SELECT count(*) FROM body"), 0);
+    assert_int_equal(number("SELECT count(*) FROM attempt"), 0);
     store_close(s);
 }
 
@@ -1325,6 +1445,12 @@ static const struct {
     {"DELETE FROM page", "SEARCH page USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
     {"DELETE FROM result", "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
     {"DELETE FROM body", "SEARCH body USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"DELETE FROM attempt WHERE id=?", "SEARCH attempt USING INTEGER PRIMARY KEY (rowid=?)"},
+    {"DELETE FROM attempt", "SEARCH attempt USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
+    {"UPDATE attempt", "SEARCH attempt USING INDEX attempt_due (batch=? AND due>?)"},
+    {"FROM attempt WHERE id=?", "SEARCH attempt USING INTEGER PRIMARY KEY (rowid=?)"},
+    {"(due,id)>(?2,?3) AND (due,id)<=(?4,?5)", "SEARCH attempt USING COVERING INDEX attempt_"},
+    {"FROM attempt", "SEARCH attempt USING COVERING INDEX attempt_due (batch=?)"},
     {"UPDATE batch", "SEARCH batch USING INTEGER PRIMARY KEY (rowid=?)"},
     {"SELECT max(no)", "SEARCH batch"}, /* one step to its end */
     {"SELECT max(id)", "SEARCH result USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
@@ -1371,6 +1497,13 @@ static void use_every_query(struct store *s)
     int64_t no, next;
     size_t n;
     bool more;
+    const uint64_t lane = 1;
+    OK(put_attempt(s, 1, 1, lane, 1, "again"));
+    due(s, &l, 1, NULL, FIRST, (struct attempt_mark){9, 9}, 9);
+    due(s, &l, 1, &lane, FIRST, (struct attempt_mark){9, 9}, 9);
+    OK(store_attempts(s, 1, see_index, &l));
+    OK(store_bound_due(s, 1, 9));
+    OK(store_drop_attempt(s, 1, 1));
     OK(store_last_batch_no(s, &no));
     OK(store_open_batches(s, see_batch, &l));
     OK(store_list(s, 0, 0, 9, see_batch, &l));
@@ -1409,7 +1542,7 @@ static void test_plans(void **state)
     add_batch(s, 1, BATCH_OPEN, NULL);
     use_every_query(s);
     bool over;
-    OK(store_remove_step(s, 9, 1000, &over)); /* prepares its four */
+    OK(store_remove_step(s, 9, 1000, &over)); /* prepares its five */
     int found = 0;
     for (sqlite3_stmt *q = NULL; (q = sqlite3_next_stmt(own, q)) != NULL;) {
         const char *sql = sqlite3_sql(q);
@@ -1419,7 +1552,7 @@ static void test_plans(void **state)
             check_plan(db, sql);
         }
     }
-    assert_int_equal(found, 19);
+    assert_int_equal(found, 26);
     sqlite3_close(db);
     store_close(s);
 }
@@ -1457,19 +1590,19 @@ static void test_remove_is_cheap(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_modes),           TEST(test_second_writer),
-        TEST(test_foreign),         TEST(test_unusable_directory),
-        TEST(test_transactions),    TEST(test_syncs),
-        TEST(test_died_inside),     TEST(test_killed_anywhere),
-        TEST(test_checkpoint),      TEST(test_log_is_bounded),
-        TEST(test_batch_fields),    TEST(test_visibility_and_list),
-        TEST(test_idem_key),        TEST(test_pages),
-        TEST(test_result_fields),   TEST(test_last_batch_number),
-        TEST(test_second_result),   TEST(test_results_by_model),
-        TEST(test_results_stops),   TEST(test_results_while_appended),
-        TEST(test_bodies),          TEST(test_done),
-        TEST(test_remove),          TEST(test_plans),
-        TEST(test_remove_is_cheap),
+        TEST(test_modes),         TEST(test_second_writer),
+        TEST(test_foreign),       TEST(test_unusable_directory),
+        TEST(test_transactions),  TEST(test_syncs),
+        TEST(test_died_inside),   TEST(test_killed_anywhere),
+        TEST(test_checkpoint),    TEST(test_log_is_bounded),
+        TEST(test_batch_fields),  TEST(test_visibility_and_list),
+        TEST(test_idem_key),      TEST(test_pages),
+        TEST(test_result_fields), TEST(test_last_batch_number),
+        TEST(test_second_result), TEST(test_results_by_model),
+        TEST(test_results_stops), TEST(test_results_while_appended),
+        TEST(test_bodies),        TEST(test_done),
+        TEST(test_attempts),      TEST(test_remove),
+        TEST(test_plans),         TEST(test_remove_is_cheap),
     };
     return cmocka_run_group_tests_name("store", tests, NULL, NULL);
 }
