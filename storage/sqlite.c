@@ -290,7 +290,7 @@ static int set_up(struct store *s)
     /* A reader never writes the log back, nor does a writer that finds another's database. */
     sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     if (!s->writer)
-        return exec(s, "PRAGMA cache_size=-8192; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
+        return exec(s, "PRAGMA cache_size=-4096; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
                        "PRAGMA wal_autocheckpoint=0; PRAGMA query_only=1");
     /* First of all: auto_vacuum and journal_mode write to the file, whosever it is. */
     int version;
@@ -303,7 +303,7 @@ static int set_up(struct store *s)
         rc = exec(s, "PRAGMA page_size=8192; PRAGMA auto_vacuum=INCREMENTAL");
     if (rc == 0)
         rc = exec(s, "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA secure_delete=OFF;"
-                     "PRAGMA cache_size=-16384; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
+                     "PRAGMA cache_size=-4096; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
                      "PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit=67108864");
     if (rc == 0)
         rc = migrate(s, version);
