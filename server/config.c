@@ -21,6 +21,7 @@ enum kind {
     K_NUM32,
     K_NUM64,
     K_SIZE,
+    K_RATE,
     K_TEXT,
     K_LISTEN,
     K_NETS,
@@ -64,6 +65,8 @@ static const struct option options[] = {
     {"max-parallel", K_NUM32, AT(max_parallel), 1, 1000000, "auto", "N|auto",
      "transfers in flight, all batches together;\nauto: what this machine allows"},
     {"max-per-host", K_NUM32, AT(max_per_host), 1, 1000000, "16", "N", "the same, per host name"},
+    {"rate-per-host", K_RATE, AT(rate_per_host), 1, 1000000000, "none", "N|none",
+     "requests that start a second at one host name,\nall batches together; 0.5: one every 2 s"},
     {"fetchers", K_NUM32, AT(fetchers), 1, 64, "auto", "N|auto",
      "fetcher threads; auto: one a core, at most 16"},
     {"timeout-ms", K_NUM32, AT(timeout_ms), 1, 3600000, "30000", "MS",
@@ -229,6 +232,36 @@ static const char *parse_number(const char *s, bool size, uint64_t min, uint64_t
 range:
     snprintf(reason, sizeof(reason), "it is out of range: %" PRIu64 " to %" PRIu64, min, max);
     return reason;
+}
+
+/* A decimal number, or none, in thousandths. */
+static const char *parse_rate(const char *v, uint64_t min, uint64_t max, uint32_t *out)
+{
+    static const char *const wrong = "it is neither a number such as 20 or 0.5 nor \"none\"";
+    uint64_t n = 0;
+    size_t digits = strspn(v, "0123456789"), places = 0;
+
+    if (strcmp(v, "none") == 0) {
+        *out = 0;
+        return NULL;
+    }
+    const char *point = v + digits;
+    if (*point == '.')
+        places = strspn(point + 1, "0123456789");
+    if (digits == 0 || (*point == '.' && places == 0) ||
+        point[*point == '.' ? 1 + places : 0] != '\0')
+        return wrong;
+    if (places > 3)
+        return "it has more than three decimal places";
+    for (const char *p = v; *p != '\0' && n <= max; p++)
+        if (*p != '.')
+            n = n * 10 + (uint64_t)(*p - '0');
+    for (size_t i = places; i < 3; i++)
+        n *= 10;
+    if (n < min || n > max)
+        return "it is out of range: 0.001 to 1000000";
+    *out = (uint32_t)n;
+    return NULL;
 }
 
 /* Printable text (UTF-8 too) within the option's bounds of length. */
@@ -405,6 +438,7 @@ static const char *set_value(struct config *c, const struct option *o, const cha
         free(*(char **)m);
         *(char **)m = xstrdup(v);
         return NULL;
+    case K_RATE: return parse_rate(v, o->min, o->max, m);
     case K_LISTEN: return set_listen(c, v);
     case K_NETS: return add_nets(c, v);
     case K_LEVEL:
@@ -713,6 +747,14 @@ void config_fini(struct config *c)
     *c = (struct config){0};
 }
 
+static void print_rate(const char *name, uint32_t rate)
+{
+    if (rate == 0)
+        printf("%s = none\n", name);
+    else
+        printf(rate % 1000 != 0 ? "%s = %u.%03u\n" : "%s = %u\n", name, rate / 1000, rate % 1000);
+}
+
 /* Options without a value are shown as comments, so that the output can be read as a file again. */
 void config_print(const struct config *c)
 {
@@ -734,6 +776,7 @@ void config_print(const struct config *c)
             else
                 printf("%s = %" PRIu64 "\n", o->name, n);
             break;
+        case K_RATE: print_rate(o->name, *(const uint32_t *)m); break;
         case K_LISTEN:
             printf(strchr(c->listen_host, ':') != NULL ? "%s = [%s]:%u\n" : "%s = %s:%u\n", o->name,
                    c->listen_host, (unsigned)c->listen_port);

@@ -13,6 +13,8 @@ struct config {
     uint32_t max_parallel;       /* --max-parallel N|auto: transfers in flight, all batches
                                       together; 0 = auto (the engine computes it) */
     uint32_t max_per_host;       /* --max-per-host N: the same, per host name; default 16 */
+    uint32_t rate_per_host;      /* --rate-per-host N[.N]|none: requests that start a second at one
+                                      host name, in thousandths; 0 = none, the default */
     uint32_t fetchers;           /* --fetchers N|auto: fetcher threads; 0 = auto: cores, <= 16 */
     struct guard_net *allow_net; /* --allow-net CIDR, may be given several times or as a list */
     size_t n_allow_net;

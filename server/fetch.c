@@ -116,7 +116,7 @@ static struct host *host_get(struct fetcher *f, const char *name, size_t len)
     memcpy(h->name, name, len);
     h->f = f;
     h->key = lane_of_host(name, len);
-    sched_host_init(&h->s, f->e->cfg->max_per_host);
+    sched_host_init(&h->s, f->e->cfg->max_per_host, sched_rate_of(f->e->cfg->rate_per_host));
     HASH_ADD_KEYPTR(hh, f->hosts, h->name, (unsigned)len, h);
     return h;
 }
@@ -127,6 +127,9 @@ void host_release(struct host *h)
     if (h->s.n_lanes > 0 || h->state == HOST_ASKING)
         return;
     ASSERT(h->s.in_flight == 0 && h->wait_head == NULL);
+    if (!f->draining && sched_host_keep(&f->sched, &h->s))
+        return; /* take_forgotten() comes back to it */
+    sched_host_fini(&f->sched, &h->s);
     start_drop_target(h);
     HASH_DEL(f->hosts, h);
     free(h);
@@ -141,7 +144,8 @@ static struct fbatch *batch_get(struct fetcher *f, struct live *l)
     b = xcalloc(1, sizeof(*b));
     live_ref(l);
     b->live = l;
-    sched_batch_init(&b->s, l->has_quota ? &l->quota : NULL, l->b.max_per_host);
+    sched_batch_init(&b->s, l->has_quota ? &l->quota : NULL, l->b.max_per_host,
+                     sched_rate_of(l->b.rate_per_host), l->b.priority);
     HASH_ADD_PTR(f->batches, live, b);
     return b;
 }
@@ -175,10 +179,13 @@ void lane_release(struct fetcher *f, struct lane *l)
 {
     struct fbatch *b = l->batch;
     struct host *h = l->host;
-    bool over = atomic_load(&b->live->stopped) || !l->fed || l->last;
+    bool stopped = atomic_load(&b->live->stopped);
+    bool over = stopped || !l->fed || l->last;
     if (l->s.queued > 0 || l->transfers > 0 || l->in_pages > 0 || !over)
         return;
-    sched_lane_fini(&l->s);
+    if (!stopped && !f->draining && sched_lane_keep(&f->sched, &l->s))
+        return; /* a redirect or a further attempt may come, and is bound by the rate too */
+    sched_lane_fini(&f->sched, &l->s);
     if (l->prev != NULL)
         l->prev->next = l->next;
     else
@@ -540,10 +547,22 @@ static void take_messages(struct fetcher *f)
 
 /* ---- the loop ---- */
 
+/* Lanes and hosts that were only kept for their rate or pause. */
+static void take_forgotten(struct fetcher *f)
+{
+    struct sched_lane *l;
+    struct sched_host *h;
+    while ((l = sched_forgotten_lane(&f->sched)) != NULL)
+        lane_release(f, CONTAINER_OF(l, struct lane, s));
+    while ((h = sched_forgotten_host(&f->sched)) != NULL)
+        host_release(CONTAINER_OF(h, struct host, s));
+}
+
 /* Starts what may start; returns whether there may be more. */
 static bool start_some(struct fetcher *f)
 {
-    sched_turn(&f->sched);
+    sched_turn(&f->sched, f->now);
+    take_forgotten(f);
     for (unsigned n = 0; n < STARTS_PER_TURN; n++) {
         if (atomic_load(&f->e->unwritten) > UNWRITTEN_MAX)
             return false; /* the keeper wakes us */
@@ -593,6 +612,8 @@ static void *fetcher_main(void *arg)
         more = more || f->asked;
         if (!f->draining && !may_start && f->no_starts_before < until)
             until = f->no_starts_before;
+        if (may_start && sched_due(&f->sched) < until)
+            until = sched_due(&f->sched);
         int64_t flush = out_turn(f);
         until = flush < until ? flush : until;
         wake_others(f, &again);

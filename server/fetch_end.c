@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "server/fetch_int.h"
+#include "server/policy.h"
 #include "server/retry.h"
 
 static int64_t info_us(CURL *h, CURLINFO what)
@@ -284,6 +285,20 @@ static bool other_address(struct transfer *t)
     return true;
 }
 
+/* Retry-After is the host's wish (RFC 9110 10.2.3): it holds for all requests to it, whether this
+ * one is tried again or not. */
+static void heed_retry_after(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    if ((t->status != 429 && t->status != 503) || t->retry_after_ms <= 0)
+        return;
+    struct retry_policy p = t->live->b.retry;
+    policy_complete(&p);
+    int64_t ms = t->retry_after_ms < p.max_retry_after_ms ? t->retry_after_ms
+                                                          : p.max_retry_after_ms;
+    sched_pause_host(&f->sched, &t->lane->host->s, f->now + ms * 1000);
+}
+
 static void note_version(struct transfer *t)
 {
     long v = 0;
@@ -297,10 +312,12 @@ void end_transfer(struct transfer *t, CURLcode code)
     int64_t charged = t->active_us;
     gather_times(t);
     bool complete = t->head_ended && t->status >= 200;
-    if (complete)
+    if (complete) {
         note_version(t);
-    else
+        heed_retry_after(t);
+    } else {
         t->status = 0;
+    }
 
     if (t->no_descriptor) { /* our own limit: nothing is charged to the request */
         f->no_starts_before = f->now + 50000;

@@ -4,7 +4,7 @@ import time
 import pytest
 
 from harness import SLOWER
-from origin import DEAD_HOST
+from origin import DEAD_HOST, HOSTS
 
 
 def test_an_attempt_that_fails_is_made_again(service, origin):
@@ -73,7 +73,8 @@ def test_a_senseless_retry_after_does_no_harm(service, origin, after):
 
 def test_waiting_for_a_retry_holds_no_slot(start, origin):
     service = start("--max-parallel", 1)
-    waiting = service.submit(requests=[{"url": origin.url(f"/flaky/1/hold{i}?after=2"),
+    waiting = service.submit(requests=[{"url": origin.url(f"/flaky/1/hold{i}?after=2",
+                                                          HOSTS[1 + i]),
                                         "max_attempts": 2} for i in range(5)])
     start_at = time.monotonic()
     other = service.submit([origin.url(f"/bytes/5?t={i}") for i in range(20)])
@@ -86,7 +87,7 @@ def test_waiting_for_a_retry_holds_no_slot(start, origin):
 
 
 def test_a_cancelled_retry_wait_ends_at_once(service, origin):
-    batch = service.submit(requests=[{"url": origin.url("/flaky/1/cancelled?after=50"),
+    batch = service.submit(requests=[{"url": origin.url("/flaky/1/cancelled?after=50", HOSTS[40]),
                                       "max_attempts": 2}])
     while service.batch(batch["id"])["request_counts"]["retry_wait"] != 1:
         pass

@@ -1,196 +1,40 @@
-/* The scheduler and the shared limits: fixed cases, and random histories in which every limit,
- * every list and every count is checked after each step. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
+/* The scheduler and the shared limits: fixed cases. */
+#include "sched_world.h"
 
-#include <cmocka.h>
+static struct world w;
 
-#include "server/sched.h"
-
-enum { FETCHERS = 3, HOSTS = 7, BATCHES = 5 };
-
-struct world {
-    struct quota global;
-    struct quota quotas[BATCHES];
-    struct sched s[FETCHERS];
-    struct sched_host hosts[FETCHERS][HOSTS];
-    struct sched_batch batches[FETCHERS][BATCHES];
-    struct sched_lane lanes[FETCHERS][HOSTS][BATCHES];
-    uint32_t awake; /* fetchers that were told to wake */
-};
-
-static uint64_t seed;
-
-static uint32_t rnd(uint32_t n)
+static void init(uint32_t global, uint32_t per_host, uint32_t per_batch)
 {
-    seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
-    return (uint32_t)(seed >> 33) % n;
+    world_init(&w, (struct limits){.global = global, .host = per_host, .batch = per_batch});
+    sched_turn(&w.s[0], w.now);
 }
 
-static void world_init(struct world *w, uint32_t global, uint32_t per_host, uint32_t per_batch,
-                       uint32_t per_batch_host)
-{
-    memset(w, 0, sizeof(*w));
-    quota_init(&w->global, global);
-    for (int b = 0; b < BATCHES; b++) {
-        if (per_batch != 0)
-            quota_init(&w->quotas[b], per_batch);
-    }
-    for (unsigned f = 0; f < FETCHERS; f++) {
-        sched_init(&w->s[f], &w->global, f);
-        for (int b = 0; b < BATCHES; b++)
-            sched_batch_init(&w->batches[f][b], per_batch != 0 ? &w->quotas[b] : NULL,
-                             per_batch_host);
-        for (int h = 0; h < HOSTS; h++) {
-            sched_host_init(&w->hosts[f][h], per_host);
-            for (int b = 0; b < BATCHES; b++)
-                sched_lane_init(&w->lanes[f][h][b], &w->hosts[f][h], &w->batches[f][b]);
-        }
-    }
-}
-
-/* Everything that must hold between two calls. */
-static void check(const struct world *w, uint32_t per_host, uint32_t per_batch,
-                  uint32_t per_batch_host)
-{
-    uint32_t all = 0, of_batch[BATCHES] = {0};
-    for (int f = 0; f < FETCHERS; f++) {
-        uint32_t here = 0;
-        for (int h = 0; h < HOSTS; h++) {
-            uint32_t at_host = 0;
-            bool startable = false;
-            for (int b = 0; b < BATCHES; b++) {
-                const struct sched_lane *l = &w->lanes[f][h][b];
-                at_host += l->in_flight;
-                of_batch[b] += l->in_flight;
-                startable = startable || l->state == LANE_READY;
-                assert_true(per_batch_host == 0 || l->in_flight <= per_batch_host);
-                assert_true((l->state == LANE_EMPTY) == (l->queued == 0));
-                if (l->state == LANE_CAPPED)
-                    assert_int_equal(l->in_flight, per_batch_host);
-            }
-            const struct sched_host *host = &w->hosts[f][h];
-            assert_int_equal(host->in_flight, at_host);
-            assert_true(at_host <= per_host);
-            assert_true((host->link.next != &host->link) == (startable && at_host < per_host));
-            here += at_host;
-        }
-        assert_int_equal(w->s[f].in_flight, here);
-        all += here;
-    }
-    assert_true(all <= w->global.limit);
-    assert_int_equal(atomic_load(&w->global.free), (int32_t)(w->global.limit - all));
-    for (int b = 0; per_batch != 0 && b < BATCHES; b++) {
-        assert_true(of_batch[b] <= per_batch);
-        assert_int_equal(atomic_load(&w->quotas[b].free), (int32_t)(per_batch - of_batch[b]));
-    }
-}
-
-/* One loop turn of a fetcher as fetch.c makes it. */
-static void turn(struct world *w, unsigned f)
-{
-    bool again = true;
-    w->awake &= ~(1U << f);
-    for (int i = 0; again && i < 100; i++) {
-        sched_turn(&w->s[f]);
-        while (sched_pick(&w->s[f]) != NULL)
-            ;
-        w->awake |= sched_wake_others(&w->s[f], &again);
-    }
-    assert_false(again);
-}
-
-static bool release_one(struct world *w, unsigned f)
-{
-    if (w->s[f].in_flight == 0)
-        return false;
-    for (;;) {
-        struct sched_lane *l = &w->lanes[f][rnd(HOSTS)][rnd(BATCHES)];
-        if (l->in_flight == 0)
-            continue;
-        sched_release(&w->s[f], l);
-        return true;
-    }
-}
-
-/* Whatever happened before: when no more is queued, everything gets done, by wakes alone. */
-static void drain(struct world *w)
-{
-    for (int i = 0; i < 1000000; i++) {
-        bool busy = false;
-        for (unsigned f = 0; f < FETCHERS; f++) {
-            if (release_one(w, f)) {
-                turn(w, f);
-                busy = true;
-            } else if (w->awake & (1U << f)) {
-                turn(w, f);
-                busy = true;
-            }
-        }
-        if (!busy)
-            break;
-    }
-    for (int f = 0; f < FETCHERS; f++)
-        for (int h = 0; h < HOSTS; h++)
-            for (int b = 0; b < BATCHES; b++)
-                assert_int_equal(w->lanes[f][h][b].queued, 0);
-}
-
-static void random_histories_keep_every_limit(void **state)
+static void all_hosts_and_batches_have_their_turn(void **state)
 {
     (void)state;
-    for (uint64_t run = 1; run <= 300; run++) {
-        seed = run * 0x9e3779b97f4a7c15ULL;
-        uint32_t global = 1 + rnd(20), host = 1 + rnd(6), batch = rnd(3) == 0 ? 0 : 1 + rnd(6);
-        uint32_t batch_host = rnd(2) == 0 ? 0 : 1 + rnd(3);
-        struct world w;
-        world_init(&w, global, host, batch, batch_host);
-        for (int step = 0; step < 400; step++) {
-            unsigned f = rnd(FETCHERS);
-            switch (rnd(4)) {
-            case 0: sched_queue(&w.s[f], &w.lanes[f][rnd(HOSTS)][rnd(BATCHES)], 1 + rnd(5)); break;
-            case 1: (void)release_one(&w, f); break;
-            case 2:
-                if (rnd(10) == 0)
-                    sched_drop_queued(&w.s[f], &w.lanes[f][rnd(HOSTS)][rnd(BATCHES)]);
-                break;
-            default: break;
-            }
-            check(&w, host, batch, batch_host);
-            turn(&w, f);
-            check(&w, host, batch, batch_host);
-        }
-        for (unsigned f = 0; f < FETCHERS; f++)
-            turn(&w, f);
-        drain(&w);
-        check(&w, host, batch, batch_host);
-    }
-}
-
-static void picks_go_round_robin_over_hosts_and_batches(void **state)
-{
-    (void)state;
-    struct world w;
-    world_init(&w, 1000, 1000, 0, 0);
+    init(1000, 1000, 0);
     for (int h = 0; h < 2; h++)
         for (int b = 0; b < 2; b++)
-            sched_queue(&w.s[0], &w.lanes[0][h][b], 3);
-    const struct sched_lane *want[] = {&w.lanes[0][0][0], &w.lanes[0][1][0], &w.lanes[0][0][1],
-                                       &w.lanes[0][1][1]};
-    for (int i = 0; i < 12; i++)
-        assert_ptr_equal(sched_pick(&w.s[0]), want[i % 4]);
-    assert_null(sched_pick(&w.s[0]));
+            sched_queue(&w.s[0], &w.lanes[0][h][b], 8);
+    /* their priorities are 0 and 2: one start against four; each at both hosts in turn */
+    uint64_t n[2] = {0, 0};
+    for (int i = 0; i < 10; i++) {
+        ptrdiff_t b = (world_pick(&w, 0) - &w.lanes[0][0][0]) % BATCHES;
+        n[b]++;
+        assert_true(llabs((long long)(w.starts[0][0][b] - w.starts[0][1][b])) <= 1);
+    }
+    assert_int_equal(n[0], 2);
+    assert_int_equal(n[1], 8);
+    while (world_pick(&w, 0) != NULL)
+        ;
+    assert_int_equal(w.s[0].in_flight, 32);
 }
 
 /* A host at its limit, with a million more waiting, holds up no other host. */
 static void a_full_host_blocks_no_other(void **state)
 {
     (void)state;
-    struct world w;
-    world_init(&w, 1000, 2, 0, 0);
+    init(1000, 2, 0);
     sched_queue(&w.s[0], &w.lanes[0][0][0], 1000000);
     assert_non_null(sched_pick(&w.s[0]));
     assert_non_null(sched_pick(&w.s[0]));
@@ -202,24 +46,42 @@ static void a_full_host_blocks_no_other(void **state)
 static void a_batch_at_its_limit_blocks_no_other_batch(void **state)
 {
     (void)state;
-    struct world w;
-    world_init(&w, 1000, 10, 1, 0);
+    init(1000, 10, 1);
     sched_queue(&w.s[0], &w.lanes[0][0][0], 5);
     sched_queue(&w.s[0], &w.lanes[0][0][1], 5);
     assert_ptr_equal(sched_pick(&w.s[0]), &w.lanes[0][0][0]);
     assert_ptr_equal(sched_pick(&w.s[0]), &w.lanes[0][0][1]);
     assert_null(sched_pick(&w.s[0]));
     sched_release(&w.s[0], &w.lanes[0][0][1]);
-    sched_turn(&w.s[0]);
+    sched_turn(&w.s[0], w.now);
     assert_ptr_equal(sched_pick(&w.s[0]), &w.lanes[0][0][1]);
+}
+
+/* A slot of a full host that falls to a batch without a slot of its own goes to the next one. */
+static void a_batch_at_its_limit_holds_no_slot_of_a_host(void **state)
+{
+    (void)state;
+    init(1000, 1, 1);
+    sched_queue(&w.s[0], &w.lanes[0][0][0], 2);
+    sched_queue(&w.s[0], &w.lanes[0][0][1], 2);
+    sched_queue(&w.s[0], &w.lanes[0][1][0], 1);
+    assert_ptr_equal(sched_pick(&w.s[0]), &w.lanes[0][0][0]);
+    assert_null(sched_pick(&w.s[0]));
+    /* batch 0 is offered host 0 again only when it has a slot */
+    sched_release(&w.s[0], &w.lanes[0][0][0]);
+    sched_turn(&w.s[0], w.now);
+    const struct sched_lane *a = sched_pick(&w.s[0]), *b = sched_pick(&w.s[0]);
+    assert_non_null(a);
+    assert_non_null(b);
+    assert_ptr_not_equal(a->batch, b->batch);
+    assert_null(sched_pick(&w.s[0]));
 }
 
 /* The freed slots of a shared limit reach a fetcher that holds none, however greedy the first. */
 static void a_waiting_fetcher_gets_its_share(void **state)
 {
     (void)state;
-    struct world w;
-    world_init(&w, 4, 1000, 0, 0);
+    init(4, 1000, 0);
     sched_queue(&w.s[0], &w.lanes[0][0][0], 1000);
     turn(&w, 0);
     assert_int_equal(w.s[0].in_flight, 4);
@@ -252,15 +114,153 @@ static void a_single_slot_alternates(void **state)
     assert_true(quota_take(&q, 0, 0));
 }
 
+static void rates(void **state)
+{
+    (void)state;
+    struct sched_rate r = sched_rate_of(0);
+    assert_int_equal(r.interval_ns, 0);
+    r = sched_rate_of(1); /* one in a thousand seconds */
+    assert_int_equal(r.interval_ns, 1000000000000);
+    assert_int_equal(r.burst, 1);
+    r = sched_rate_of(39999);
+    assert_int_equal(r.burst, 1);
+    r = sched_rate_of(3000000); /* never faster than asked for */
+    assert_int_equal(r.interval_ns, 333334);
+    assert_int_equal(r.burst, 150);
+}
+
+/* A pause ends at its time, to the microsecond; a later, shorter one changes nothing; other hosts
+ * go on; a lane that was offered a slot before does not start either. */
+static void a_paused_host(void **state)
+{
+    (void)state;
+    init(1, 2, 0);
+    struct sched *s = &w.s[0];
+    for (int b = 0; b < 3; b++)
+        sched_queue(s, &w.lanes[0][0][b], 3);
+    struct sched_lane *l = sched_pick(s);
+    assert_non_null(l);
+    assert_null(sched_pick(s)); /* the global limit: one slot of the host is free */
+    sched_pause_host(s, &w.hosts[0][0], w.now + 500);
+    sched_pause_host(s, &w.hosts[0][0], w.now + 200);
+    sched_release(s, l);
+    assert_null(sched_pick(s));
+    assert_int_equal(sched_due(s), w.now + 500);
+    sched_queue(s, &w.lanes[0][1][0], 1);
+    l = sched_pick(s);
+    assert_ptr_equal(l, &w.lanes[0][1][0]);
+    sched_release(s, l);
+    sched_turn(s, w.now + 499);
+    assert_null(sched_pick(s));
+    sched_turn(s, w.now + 500);
+    assert_non_null(sched_pick(s));
+}
+
+/* What is left of a pause or a rate outlives the lanes: the caller is told when to forget. */
+static void hosts_and_lanes_are_kept_while_their_past_counts(void **state)
+{
+    (void)state;
+    struct quota global;
+    struct sched s;
+    struct sched_host h;
+    struct sched_batch b;
+    struct sched_lane l;
+    quota_init(&global, 10);
+    sched_init(&s, &global, 0);
+    sched_turn(&s, 1000000);
+    sched_host_init(&h, 4, sched_rate_of(0));
+    sched_batch_init(&b, NULL, 0, sched_rate_of(2000), 5);
+    sched_lane_init(&l, &h, &b);
+    assert_false(sched_lane_keep(&s, &l));
+    sched_queue(&s, &l, 1);
+    assert_ptr_equal(sched_pick(&s), &l);
+    sched_release(&s, &l);
+    assert_true(sched_lane_keep(&s, &l));
+    assert_int_equal(sched_due(&s), 1500000);
+    sched_queue(&s, &l, 1); /* used again meanwhile */
+    assert_null(sched_pick(&s));
+    sched_turn(&s, 1500000);
+    assert_ptr_equal(sched_pick(&s), &l);
+    sched_release(&s, &l);
+    assert_true(sched_lane_keep(&s, &l));
+    sched_turn(&s, 1999999);
+    assert_null(sched_forgotten_lane(&s));
+    sched_turn(&s, 2000000);
+    assert_ptr_equal(sched_forgotten_lane(&s), &l);
+    assert_null(sched_forgotten_lane(&s));
+    assert_false(sched_lane_keep(&s, &l));
+
+    sched_pause_host(&s, &h, 3000000);
+    sched_lane_fini(&s, &l);
+    sched_batch_fini(&s, &b);
+    assert_true(sched_host_keep(&s, &h));
+    sched_turn(&s, 2999999);
+    assert_null(sched_forgotten_host(&s));
+    sched_turn(&s, 3000000);
+    assert_ptr_equal(sched_forgotten_host(&s), &h);
+    assert_false(sched_host_keep(&s, &h));
+    assert_int_equal(s.kept, 0);
+    sched_host_fini(&s, &h);
+    assert_int_equal(sched_due(&s), INT64_MAX);
+}
+
+static void a_limit_that_changes(void **state)
+{
+    (void)state;
+    init(100, 4, 0);
+    sched_queue(&w.s[0], &w.lanes[0][0][2], 100);
+    while (sched_pick(&w.s[0]) != NULL)
+        ;
+    assert_int_equal(w.s[0].in_flight, 4);
+    sched_host_limit(&w.s[0], &w.hosts[0][0], 6);
+    while (sched_pick(&w.s[0]) != NULL)
+        ;
+    assert_int_equal(w.s[0].in_flight, 6);
+    sched_host_limit(&w.s[0], &w.hosts[0][0], 1);
+    for (int i = 0; i < 6; i++) {
+        assert_null(sched_pick(&w.s[0]));
+        sched_release(&w.s[0], &w.lanes[0][0][2]);
+    }
+    assert_non_null(sched_pick(&w.s[0]));
+    assert_null(sched_pick(&w.s[0]));
+}
+
+static void heaps_sort(void **state)
+{
+    (void)state;
+    enum { N = 3000 };
+    static struct heap_node n[N];
+    struct heap h = {0};
+    memset(n, 0, sizeof(n));
+    seed = 7;
+    for (int i = 0; i < N; i++)
+        heap_add(&h, &n[i], rnd(1000));
+    for (int i = 0; i < N; i += 3)
+        heap_remove(&h, &n[i]);
+    int64_t last = 0;
+    int left = 0;
+    for (; h.root != NULL; left++) {
+        assert_true(h.root->key >= last);
+        last = h.root->key;
+        heap_remove(&h, h.root);
+    }
+    assert_int_equal(left, N - N / 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(random_histories_keep_every_limit),
-        cmocka_unit_test(picks_go_round_robin_over_hosts_and_batches),
+        cmocka_unit_test(all_hosts_and_batches_have_their_turn),
         cmocka_unit_test(a_full_host_blocks_no_other),
         cmocka_unit_test(a_batch_at_its_limit_blocks_no_other_batch),
+        cmocka_unit_test(a_batch_at_its_limit_holds_no_slot_of_a_host),
         cmocka_unit_test(a_waiting_fetcher_gets_its_share),
         cmocka_unit_test(a_single_slot_alternates),
+        cmocka_unit_test(rates),
+        cmocka_unit_test(a_paused_host),
+        cmocka_unit_test(hosts_and_lanes_are_kept_while_their_past_counts),
+        cmocka_unit_test(a_limit_that_changes),
+        cmocka_unit_test(heaps_sort),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
