@@ -340,15 +340,13 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *
 
 /* ---- start and stop ---- */
 
-static int listen_on(struct api *api, char *why, size_t why_size)
+int api_listen(const struct config *cfg, int *out, char *why, size_t why_size)
 {
     const struct addrinfo hints = {
         .ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE};
     struct addrinfo *list = NULL;
-    struct sockaddr_storage ss;
-    socklen_t len = sizeof(ss);
     char host[256], port[8];
-    const char *p = api->cfg->listen_host;
+    const char *p = cfg->listen_host;
     size_t n = strlen(p);
     int one = 1, rc, err = 0, fd = -1;
 
@@ -357,7 +355,7 @@ static int listen_on(struct api *api, char *why, size_t why_size)
         n -= 2;
     }
     (void)snprintf(host, sizeof(host), "%.*s", (int)n, p);
-    (void)snprintf(port, sizeof(port), "%u", (unsigned)api->cfg->listen_port);
+    (void)snprintf(port, sizeof(port), "%u", (unsigned)cfg->listen_port);
     rc = getaddrinfo(host, port, &hints, &list);
     if (rc != 0) {
         (void)snprintf(why, why_size, "cannot resolve %s: %s", host, gai_strerror(rc));
@@ -379,12 +377,21 @@ static int listen_on(struct api *api, char *why, size_t why_size)
         }
     }
     freeaddrinfo(list);
-    if (fd < 0 || getsockname(fd, (struct sockaddr *)&ss, &len) != 0) {
-        (void)snprintf(why, why_size, "cannot listen on %s port %s: %s", host, port,
-                       strerror(fd < 0 ? err : errno));
+    if (fd < 0) {
+        (void)snprintf(why, why_size, "cannot listen on %s port %s: %s", host, port, strerror(err));
         return E_IO;
     }
-    api->listen_fd = fd;
+    *out = fd;
+    return 0;
+}
+
+static int find_port(struct api *api)
+{
+    struct sockaddr_storage ss;
+    socklen_t len = sizeof(ss);
+
+    if (getsockname(api->listen_fd, (struct sockaddr *)&ss, &len) != 0)
+        return E_IO;
     api->port = ntohs(ss.ss_family == AF_INET6 ? ((struct sockaddr_in6 *)&ss)->sin6_port
                                                : ((struct sockaddr_in *)&ss)->sin_port);
     return 0;
@@ -463,8 +470,8 @@ static void leave_engine(struct api *api)
     pthread_mutex_unlock(&api->lock);
 }
 
-int api_start(struct api **out, const struct config *cfg, struct engine *engine, char *why,
-              size_t why_size)
+int api_start(struct api **out, const struct config *cfg, struct engine *engine, int listen_fd,
+              char *why, size_t why_size)
 {
     struct api *api = xcalloc(1, sizeof(*api));
     sigset_t all, old;
@@ -474,7 +481,7 @@ int api_start(struct api **out, const struct config *cfg, struct engine *engine,
     why[0] = '\0';
     api->cfg = cfg;
     api->engine = engine;
-    api->listen_fd = -1;
+    api->listen_fd = listen_fd;
     api->check_layout = strcmp(MHD_get_version(), "0.9.75") == 0;
     inspect_init(api);
     sigfillset(&all);
@@ -483,7 +490,7 @@ int api_start(struct api **out, const struct config *cfg, struct engine *engine,
     if (rc == 0)
         rc = store_open(&api->store, cfg->data, STORE_READ, why, why_size);
     if (rc == 0)
-        rc = listen_on(api, why, why_size);
+        rc = find_port(api);
     if (rc == 0) {
         engine_on_end(engine, park_batch_ended, api);
         rc = start_daemon(api);

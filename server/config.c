@@ -91,7 +91,8 @@ static const struct option options[] = {
     {.help = "Other"},
     {"config", K_CONFIG, 0, 0, 0, NULL, "FILE",
      "read options from FILE: lines of \"name = value\""},
-    {"check", K_FLAG, AT(check), 0, 0, NULL, NULL, "check the configuration, print it and exit"},
+    {"check", K_FLAG, AT(check), 0, 0, NULL, NULL,
+     "check the configuration and the data directory, print the\nconfiguration and exit"},
     {"list-routes", K_FLAG, AT(list_routes), 0, 0, NULL, NULL, "print the API's routes and exit"},
     {"version", K_VERSION, 0, 0, 0, NULL, NULL, "print the version and exit"},
     {"help", K_HELP, 0, 0, 0, NULL, NULL, "print this text and exit"},
@@ -578,6 +579,15 @@ static int read_file(struct config *c, const char *path)
     return rc;
 }
 
+/* What Kubernetes sets in every container when there is a service of our name: BATCHFETCH_PORT,
+ * BATCHFETCH_PORT_80_TCP, BATCHFETCH_SERVICE_HOST and so on. */
+static bool is_runtimes(const char *option)
+{
+    return getenv("BATCHFETCH_SERVICE_HOST") != NULL &&
+           (strncmp(option, "service-", 8) == 0 || strncmp(option, "port-", 5) == 0 ||
+            strcmp(option, "port") == 0);
+}
+
 static int read_environment(struct config *c)
 {
     static const struct source s = {"environment", 0};
@@ -595,8 +605,7 @@ static int read_environment(struct config *c)
         if (rc < 0)
             return rc;
     }
-    /* A name that is nearly one of ours is a mistake; others (BATCHFETCH_PORT, which container
-     * runtimes set for a service of this name) are somebody else's. */
+    /* A name that is nearly one of ours is a mistake, another one probably too. */
     for (char **e = environ; e != NULL && *e != NULL; e++) {
         if (strncmp(*e, "BATCHFETCH_", 11) != 0)
             continue;
@@ -612,6 +621,10 @@ static int read_environment(struct config *c)
                      name);
             return E_INVAL;
         }
+        const struct option *known = find(option);
+        if (known != NULL ? known->arg == NULL : !is_runtimes(option))
+            complain(&s, NULL, "%.*s is ignored: %s", (int)strcspn(*e, "="), *e,
+                     known != NULL ? "command line only" : "there is no such option");
     }
     return 0;
 }

@@ -6,11 +6,13 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "api/api.h"
 #include "server/config.h"
 #include "server/engine.h"
 #include "server/fetch.h"
+#include "storage/store.h"
 
 /* Exit statuses; sysexits(3) has no closer ones. */
 enum { EXIT_OK = 0, EXIT_CONFIG = 2, EXIT_START = 3 };
@@ -50,9 +52,14 @@ static int serve(const struct config *cfg, const sigset_t *signals)
     struct engine *engine = NULL;
     struct api *api = NULL;
     int status = EXIT_START, sig = 0;
-    int rc = engine_start(&engine, cfg, why, sizeof(why));
+    int fd = -1;
+    int rc = api_listen(cfg, &fd, why, sizeof(why));
     if (rc == 0)
-        rc = api_start(&api, cfg, engine, why, sizeof(why));
+        rc = engine_start(&engine, cfg, why, sizeof(why));
+    if (rc == 0) {
+        rc = api_start(&api, cfg, engine, fd, why, sizeof(why));
+        fd = -1;
+    }
     if (rc != 0) {
         fprintf(stderr, "batchfetch: cannot start: %s\n", why);
         goto out;
@@ -62,9 +69,22 @@ static int serve(const struct config *cfg, const sigset_t *signals)
         log_line(LOG_INFO, "main", "%s: stopping", strsignal(sig));
     status = EXIT_OK;
 out:
+    if (fd >= 0)
+        close(fd);
     api_stop(api);
     engine_stop(engine);
     return status;
+}
+
+/* As a start would find it, but for what it takes to start. */
+static int check(const struct config *cfg)
+{
+    char why[512] = "";
+    config_print(cfg);
+    int rc = store_check(cfg->data, why, sizeof(why));
+    if (rc != 0)
+        fprintf(stderr, "batchfetch: --data: %s\n", why);
+    return rc == 0 ? EXIT_OK : EXIT_START;
 }
 
 int main(int argc, char **argv)
@@ -78,12 +98,13 @@ int main(int argc, char **argv)
         status = rc == 1 ? EXIT_OK : EXIT_CONFIG;
         goto out;
     }
-    if (cfg.check || cfg.list_routes) {
-        if (cfg.list_routes)
-            api_print_routes(stdout);
-        else
-            config_print(&cfg);
+    if (cfg.list_routes) {
+        api_print_routes(stdout);
         status = EXIT_OK;
+        goto out;
+    }
+    if (cfg.check) {
+        status = check(&cfg);
         goto out;
     }
     log_set_level(cfg.log_level);

@@ -19,8 +19,6 @@
 #include <unistd.h>
 
 enum {
-    APPLICATION_ID = 0x62666368, /* "bfch" */
-    SCHEMA_VERSION = 2,
     PASSIVE_FRAMES = 4000,
     RESTART_FRAMES = 32000,
 };

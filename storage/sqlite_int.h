@@ -7,6 +7,11 @@
 
 #include "storage/store.h"
 
+enum {
+    APPLICATION_ID = 0x62666368, /* "bfch" */
+    SCHEMA_VERSION = 2,
+};
+
 /* Every statement, prepared when first used and kept. */
 #define BATCH_COLUMNS                                                                    \
     "no,id,state,pages,total,succeeded,failed,cancelled,bytes,created,started,ended,"    \

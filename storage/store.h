@@ -165,6 +165,11 @@ enum store_mode { STORE_READ, STORE_WRITE };
  * not NULL, up to `why_size` bytes of text say the cause. */
 int store_open(struct store **out, const char *dir, enum store_mode mode, char *why,
                size_t why_size) MUSTCHECK;
+/* Whether store_open could open `dir` for writing, as far as can be told without changing anything:
+ * it, or where it would be made, can be written to, and a database there is ours and of a version
+ * that we know. A service may be running on it. Not looked at: what is in the log only.
+ * E_INVAL, E_IO, E_CORRUPT, E_TOONEW. */
+int store_check(const char *dir, char *why, size_t why_size) MUSTCHECK;
 /* Closes; the writer checkpoints first. NULL is fine. */
 void store_close(struct store *s);
 /* Text of the last failure of this connection. Never NULL. */

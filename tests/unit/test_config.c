@@ -323,6 +323,7 @@ static void test_environment(void **state)
     expect_line("max-per-host = 7");
     expect_line("log-level = error");
     expect_line("allow-net = 10.0.0.0/8,::1/128,fd00::/8");
+    assert_string_equal(err, "");
 
     assert_int_equal(load(&(struct run){.env = {"BATCHFETCH_MAX_URLS=x"}}), E_INVAL);
     assert_non_null(strstr(err, "environment: BATCHFETCH_MAX_URLS: \"x\""));
@@ -331,6 +332,18 @@ static void test_environment(void **state)
     /* Flags are for the command line. */
     assert_int_equal(load(&(struct run){.env = {"BATCHFETCH_CHECK=1"}}), 0);
     expect_line("check=0 list_routes=0 version=0.1.0");
+    assert_string_equal(err, "batchfetch: environment: BATCHFETCH_CHECK is ignored: command line "
+                             "only\n");
+    /* Nor is there a port of its own. */
+    static const char *const others[] = {"BATCHFETCH_PORT=9000", "BATCHFETCH_PORT=", "BATCHFETCH_=",
+                                         "BATCHFETCH_SERVICE_PORT=1", "BATCHFETCH_THREADS=4"};
+    for (size_t i = 0; i < ARRAY_LEN(others); i++) {
+        assert_int_equal(load(&(struct run){.env = {others[i]}}), 0);
+        char line[200];
+        snprintf(line, sizeof(line), "environment: %.*s is ignored: there is no such option\n",
+                 (int)strcspn(others[i], "="), others[i]);
+        assert_non_null(strstr(err, line));
+    }
 }
 
 static void test_file(void **state)
