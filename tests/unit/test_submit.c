@@ -10,70 +10,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/url.h"
-#include "tests/unit/submit_log.h"
-
-#define D(s) s, sizeof(s) - 1
-#define A "http://a.example/"
-#define B "http://b.example/"
-#define J SUBMIT_JSON
-#define N SUBMIT_NDJSON
-#define T SUBMIT_TEXT
-
-static struct submit_config config(enum submit_type type)
-{
-    return (struct submit_config){.type = type, .max_body_bytes = 10 << 20, .max_urls = 1000000};
-}
-
-struct cut {
-    size_t first;
-    bool done;
-};
-
-static size_t piece_cut(void *state, size_t left)
-{
-    struct cut *c = state;
-    if (c->done || c->first == 0 || c->first >= left)
-        return left;
-    c->done = true;
-    return c->first;
-}
-
-/* Returns the outcome as text (the caller's). Long documents are cut at fewer places. */
-static char *run(const struct submit_config *cfg, const char *p, size_t n)
-{
-    struct submit_log whole = {0};
-    submit_log_run(&whole, cfg, p, n, NULL, NULL);
-    for (size_t size = 1; size <= 3 && n < 20000; size++) {
-        struct submit_log l = {.pause_every = size};
-        submit_log_run(&l, cfg, p, n, piece_fixed, &size);
-        if (strcmp(whole.out.data, l.out.data) != 0)
-            fail_msg("pieces of %zu: %s\ninstead of %s", size, l.out.data, whole.out.data);
-        buf_fini(&l.out);
-    }
-    size_t step = n < 2000 ? 1 : n / 7;
-    for (size_t at = 1; at < n; at += step) {
-        struct submit_log l = {.pause_every = 1};
-        struct cut c = {.first = at};
-        submit_log_run(&l, cfg, p, n, piece_cut, &c);
-        if (strcmp(whole.out.data, l.out.data) != 0)
-            fail_msg("cut at %zu: %s\ninstead of %s", at, l.out.data, whole.out.data);
-        buf_fini(&l.out);
-    }
-    return whole.out.data;
-}
+#include "tests/unit/submit_fixture.h"
 
 /* ---- accepted ---- */
-
-#define TOP(x) D("{\"urls\":[\"" A "\"]," x "}")
-#define STATUSES " 408 425 429 500 502 503 504"
-#define USUAL " 0 5 11 retry 1 500 30000 60000 0" STATUSES
-#define BARE " limits 0 0 10 name - meta - [null,null,null,null,null,null,0,0,0,null]"
-#define END BARE USUAL
-#define PLAIN(i, host, url) i " " host " [\"" url "\",null,null,null,null,null,0,0,0,null]\n"
-#define SET(x) PLAIN("0", "a.example", A) "ok 1 bad 0" BARE " " x
-#define TWO PLAIN("0", "a.example", A) PLAIN("1", "b.example", B) "ok 2 bad 0" END
-#define ONE PLAIN("0", "a.example", A) "ok 1 bad 0" END
 
 static const struct {
     enum submit_type type;
@@ -171,24 +110,6 @@ static void test_accepted(void **state)
 }
 
 /* ---- refused ---- */
-
-/* The outcome must hold the type, and `where` as it stands in errors[], and no request may follow
- * the fault (that is looked at apart). */
-static void assert_refused(const struct submit_config *cfg, const char *doc, size_t n,
-                           const char *type, const char *where, const char *detail)
-{
-    char *got = run(cfg, doc, n), name[80];
-    snprintf(name, sizeof(name), "{\"type\":\"/problems/%s\",", type);
-    const char *problem = strstr(got, name);
-    if (problem == NULL || strstr(problem, where) == NULL || strstr(problem, detail) == NULL)
-        fail_msg("%.300s\nis     %.2000s\nnot as %s %s %s", doc, got, type, where, detail);
-    free(got);
-}
-
-#define MALFORMED "malformed-json"
-#define FIELD "invalid-field"
-#define REQ(x) D("{\"requests\":[{\"url\":\"" A "\"},{\"url\":\"" A "\"," x "}]}")
-#define AT(p) "\"errors\":[{\"pointer\":\"" p "\","
 
 static const struct {
     enum submit_type type;
@@ -491,160 +412,6 @@ static void test_refused_headers(void **state)
     }
 }
 
-/* ---- settings in the query ---- */
-
-struct query {
-    struct submit_param v[8];
-    size_t n;
-};
-
-static void add(struct query *q, const char *name, const char *value)
-{
-    q->v[q->n++] = (struct submit_param){{name, strlen(name)}, {value, strlen(value)}};
-}
-
-static void test_query(void **state)
-{
-    (void)state;
-    struct submit_config cfg = config(T);
-    struct query q = {.n = 0};
-    add(&q, "name", "n");
-    add(&q, "limits.max_parallel", "7");
-    add(&q, "max_redirects", "0");
-    add(&q, "metadata.a.b", "x\"");
-    add(&q, "defaults.headers.X-A", "v");
-    add(&q, "defaults.timeout_ms", "5");
-    add(&q, "defaults.method", "HEAD");
-    add(&q, "ignore_invalid_urls", "true");
-    cfg.params = q.v;
-    cfg.n_params = q.n;
-    char *got = run(&cfg, D(A "\nnope"));
-    struct url u;
-    const char *why;
-    char expected[1000];
-    assert_int_equal(url_parse(&u, D("nope"), &why), E_INVAL);
-    snprintf(
-        expected, sizeof(expected),
-        PLAIN("0", "a.example", A) "1 - [\"nope\",\"%s\",null,null,null,null,0,0,0,null]\n"
-                                   "ok 2 bad 1 limits 7 0 0 name n meta {\"a.b\":\"x\\\"\"} "
-                                   "[null,null,null,\"HEAD\",\"X-A: v\\n\",null,5,0,0,null]" USUAL,
-        why);
-    assert_string_equal(got, expected);
-    free(got);
-}
-
-static void test_query_policy(void **state)
-{
-    (void)state;
-    static const struct {
-        const char *name, *value, *expected;
-    } rows[] = {
-        {"retry.on_status", "429,503", SET("2500 7 20 retry 3 500 30000 0 1 429 503")},
-        {"retry.on_status", "599", SET("2500 7 20 retry 3 500 30000 0 1 599")},
-        {"retry.on_status", "", SET("2500 7 20 retry 3 500 30000 0 1")},
-        {"retry.max_attempts", "2", SET("2500 7 20 retry 2 500 30000 0 1" STATUSES)},
-        {"retry.min_backoff_ms", "5", SET("2500 7 20 retry 3 5 30000 0 1" STATUSES)},
-        {"retry.max_backoff_ms", "5", SET("2500 7 20 retry 3 5 5 0 1" STATUSES)},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        struct submit_config cfg = config(T);
-        struct query q = {.n = 0};
-        add(&q, "limits.rate_per_host", "2.5");
-        add(&q, "priority", "7");
-        add(&q, "http_version", "2");
-        add(&q, "retry.max_retry_after_ms", "0");
-        add(&q, "retry.non_idempotent", "true");
-        add(&q, rows[i].name, rows[i].value);
-        cfg.params = q.v;
-        cfg.n_params = q.n;
-        char *got = run(&cfg, D(A));
-        assert_string_equal(got, rows[i].expected);
-        free(got);
-    }
-}
-
-static void test_query_refused(void **state)
-{
-    (void)state;
-    static const struct {
-        enum submit_type type;
-        const char *name, *value, *detail;
-    } rows[] = {
-        {T, "limits.max_perhost", "1", "did you mean \\\"limits.max_per_host\\\"?"},
-        {T, "max_per_host", "1", "did you mean \\\"limits.max_per_host\\\"?"},
-        {T, "max_attempts", "1",
-         "did you mean \\\"retry.max_attempts\\\" or \\\"defaults.max_attempts\\\"?"},
-        {T, "limits.rate_per_host", "0", "0.001 to 1000000"},
-        {T, "limits.rate_per_host", "1e3", "0.001 to 1000000"},
-        {T, "limits.rate_per_host", "2.", "0.001 to 1000000"},
-        {T, "limits.rate_per_host", ".5", "0.001 to 1000000"},
-        {T, "limits.rate_per_host", "0x1", "0.001 to 1000000"},
-        {T, "limits.rate_per_host", "inf", "0.001 to 1000000"},
-        {T, "limits.rate_per_host", "", "0.001 to 1000000"},
-        {T, "priority", "10", "0 to 9"},
-        {T, "priority", "high", "0 to 9"},
-        {T, "http_version", "3", "must be the string"},
-        {T, "retry", "3", "unknown parameter \\\"retry\\\""},
-        {T, "retry.max_attempts", "0", "1 to 20"},
-        {T, "retry.max_backoff_ms", "86400001", "1 to 86400000"},
-        {T, "retry.on_status", "429,", "400 to 599"},
-        {T, "retry.on_status", "429 ,503", "400 to 599"},
-        {T, "retry.on_status", "x,y", "400 to 599"},
-        {T, "retry.on_status", "429,399", "400 to 599"},
-        {T, "retry.on_status", "429,429", "429 is given more than once"},
-        {T, "retry.non_idempotent", "1", "true or false"},
-        {T, "", "", "unknown parameter \\\"\\\"\""},
-        {N, "limits.max_parallel", "0", "1 to 1000000"},
-        {N, "limits.max_parallel", "1e3", "1 to 1000000"},
-        {N, "limits.max_parallel", " 1", "1 to 1000000"},
-        {N, "limits.max_parallel", "", "1 to 1000000"},
-        {N, "limits.max_parallel", "99999999999999999999", "1 to 1000000"},
-        {T, "max_redirects", "51", "0 to 50"},
-        {T, "max_redirects", "-1", "0 to 50"},
-        {T, "ignore_invalid_urls", "yes", "true or false"},
-        {T, "ignore_invalid_urls", "", "true or false"},
-        {T, "name", "", "1 to 256"},
-        {T, "metadata.", "x", "1 to 64"},
-        {T, "defaults.method", "post", "one of GET"},
-        {T, "defaults.body", "x", "unknown parameter"},
-        {T, "defaults.max_body_bytes", "10485761", "0 to 10485760"},
-        {T, "defaults.headers.", "x", "not a header name"},
-        {T, "defaults.headers.Host", "x", "can't be set"},
-        {T, "defaults.headers.A", "x\n", "control character"},
-        {J, "name", "x", "takes no query parameters"},
-    };
-    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
-        char where[100];
-        struct submit_config cfg = config(rows[i].type);
-        struct query q = {.n = 0};
-        add(&q, rows[i].name, rows[i].value);
-        cfg.params = q.v;
-        cfg.n_params = 1;
-        snprintf(where, sizeof(where), "\"errors\":[{\"parameter\":\"%s\",", rows[i].name);
-        const char *doc = rows[i].type == J   ? "{\"urls\":[\"" A "\"]}"
-                          : rows[i].type == N ? "\"" A "\""
-                                              : A;
-        assert_refused(&cfg, doc, strlen(doc), FIELD, where, rows[i].detail);
-        struct submit *s = submit_new(&cfg); /* and it is known at once */
-        assert_non_null(submit_problem(s));
-        assert_int_equal(submit_problem(s)->n_errors, 1);
-        submit_free(s);
-    }
-    struct submit_config cfg = config(T);
-    struct query q = {.n = 0};
-    add(&q, "name", "a");
-    add(&q, "name", "b");
-    cfg.params = q.v;
-    cfg.n_params = q.n;
-    assert_refused(&cfg, D(A), FIELD, "{\"parameter\":\"name\",", "more than once");
-    struct submit_param many[600];
-    for (size_t i = 0; i < ARRAY_LEN(many); i++)
-        many[i] = q.v[0];
-    cfg.params = many;
-    cfg.n_params = ARRAY_LEN(many);
-    assert_refused(&cfg, D(A), FIELD, "", "more than 500");
-}
-
 /* ---- bounds ---- */
 
 /* `before`, n times `c`, `after` */
@@ -890,11 +657,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_accepted),        cmocka_unit_test(test_refused),
-        cmocka_unit_test(test_refused_headers), cmocka_unit_test(test_query),
-        cmocka_unit_test(test_query_policy),    cmocka_unit_test(test_query_refused),
-        cmocka_unit_test(test_bounds),          cmocka_unit_test(test_counts),
-        cmocka_unit_test(test_many_errors),     cmocka_unit_test(test_sink_errors),
-        cmocka_unit_test(test_pause),           cmocka_unit_test(test_early_problem),
+        cmocka_unit_test(test_refused_headers), cmocka_unit_test(test_bounds),
+        cmocka_unit_test(test_counts),          cmocka_unit_test(test_many_errors),
+        cmocka_unit_test(test_sink_errors),     cmocka_unit_test(test_pause),
+        cmocka_unit_test(test_early_problem),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
