@@ -9,6 +9,20 @@ void quota_init(struct quota *q, uint32_t limit)
     atomic_init(&q->free, (int32_t)limit);
     atomic_init(&q->waiters, 0);
     atomic_init(&q->last, UINT32_MAX);
+    for (unsigned i = 0; i < QUOTA_MEMBERS_MAX; i++)
+        atomic_init(&q->weight[i], 0);
+}
+
+static uint64_t weight(const struct quota *q, unsigned member)
+{
+    uint64_t w = atomic_load(&q->weight[member]);
+    return w != 0 ? w : 1;
+}
+
+void quota_weigh(struct quota *q, unsigned me, uint64_t w)
+{
+    if (atomic_load(&q->weight[me]) != w)
+        atomic_store(&q->weight[me], w);
 }
 
 /* Whether `me` may have one more while others wait: below its share always; at its share (what an
@@ -18,7 +32,10 @@ static bool within_share(const struct quota *q, unsigned me, uint32_t held)
     uint32_t others = atomic_load(&q->waiters) & ~(1U << me);
     if (others == 0)
         return true;
-    uint32_t share = q->limit / (1U + (uint32_t)__builtin_popcount(others));
+    uint64_t mine = weight(q, me), all = mine;
+    for (; others != 0; others &= others - 1)
+        all += weight(q, (unsigned)__builtin_ctz(others));
+    uint64_t share = q->limit * mine / all;
     return held < share || (held == share && atomic_load(&q->last) != me);
 }
 

@@ -12,8 +12,9 @@ enum { QUOTA_MEMBERS_MAX = 32 };
 
 struct quota {
     _Atomic int32_t free;
-    _Atomic uint32_t waiters; /* bit i: member i wanted a slot and got none */
-    _Atomic uint32_t last;    /* the member that took the last slot */
+    _Atomic uint32_t waiters;                   /* bit i: member i wanted a slot and got none */
+    _Atomic uint32_t last;                      /* the member that took the last slot */
+    _Atomic uint64_t weight[QUOTA_MEMBERS_MAX]; /* 0 counts as 1 */
     uint32_t limit;
 };
 
@@ -22,6 +23,8 @@ void quota_init(struct quota *q, uint32_t limit);
  * waiting, and some other member will be told to wake it (quota_wake). */
 bool quota_take(struct quota *q, unsigned me, uint32_t held);
 void quota_give(struct quota *q);
+/* What member `me` counts for, compared with the others, while they wait together. */
+void quota_weigh(struct quota *q, unsigned me, uint64_t weight);
 /* Member `me` waits. Follow with quota_wake. */
 void quota_wait(struct quota *q, unsigned me);
 /* Member `me` no longer waits: others need not leave it a share. Follow with quota_wake. */

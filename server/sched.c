@@ -497,6 +497,7 @@ struct sched_lane *sched_pick(struct sched *s)
         struct sched_lane *l = next_lane(s, b);
         if (l == NULL)
             continue;
+        quota_weigh(s->global, s->me, s->batches.weights);
         if (!quota_take(s->global, s->me, s->in_flight))
             return NULL;
         if (b->quota == NULL || quota_take(b->quota, s->me, b->in_flight)) {

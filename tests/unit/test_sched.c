@@ -53,8 +53,26 @@ static void a_batch_at_its_limit_blocks_no_other_batch(void **state)
     assert_ptr_equal(sched_pick(&w.s[0]), &w.lanes[0][0][1]);
     assert_null(sched_pick(&w.s[0]));
     sched_release(&w.s[0], &w.lanes[0][0][1]);
-    sched_turn(&w.s[0], w.now);
     assert_ptr_equal(sched_pick(&w.s[0]), &w.lanes[0][0][1]);
+}
+
+/* A slot is held for one of several that wait, not for one who is alone: when its batch's turn
+ * comes late, a newcomer takes it. */
+static void a_slot_without_rivals_is_held_for_nobody(void **state)
+{
+    (void)state;
+    init(1000, 1, 0);
+    sched_queue(&w.s[0], &w.lanes[0][0][0], 5);
+    assert_ptr_equal(sched_pick(&w.s[0]), &w.lanes[0][0][0]);
+    assert_null(sched_pick(&w.s[0]));
+    sched_release(&w.s[0], &w.lanes[0][0][0]);
+    assert_int_equal(w.hosts[0][0].offered, 0);
+    sched_queue(&w.s[0], &w.lanes[0][0][4], 1); /* of a higher priority */
+    assert_ptr_equal(sched_pick(&w.s[0]), &w.lanes[0][0][4]);
+    sched_queue(&w.s[0], &w.lanes[0][0][3], 1);
+    assert_null(sched_pick(&w.s[0]));
+    sched_release(&w.s[0], &w.lanes[0][0][4]);
+    assert_int_equal(w.hosts[0][0].offered, 1);
 }
 
 /* A slot of a full host that falls to a batch without a slot of its own goes to the next one. */
@@ -96,6 +114,29 @@ static void a_waiting_fetcher_gets_its_share(void **state)
     }
     assert_int_equal(w.s[0].in_flight, 2);
     assert_int_equal(w.s[1].in_flight, 2);
+}
+
+/* Priorities hold over fetchers too: one has a batch of priority 6, the other one of 4. */
+static void a_fetcher_gets_by_the_priorities_of_its_batches(void **state)
+{
+    (void)state;
+    init(20, 1000, 0);
+    sched_queue(&w.s[0], &w.lanes[0][0][3], 1000000);
+    sched_queue(&w.s[1], &w.lanes[1][0][2], 1000000);
+    seed = 1;
+    turn(&w, 0);
+    turn(&w, 1);
+    uint64_t sum[2] = {0, 0};
+    for (int i = 0; i < 20000; i++) {
+        unsigned f = rnd(20) < w.s[0].in_flight ? 0 : 1;
+        assert_true(release_one(&w, f));
+        for (unsigned k = f; k < f + 3; k++)
+            turn(&w, k % 2);
+        for (unsigned k = 0; k < 2; k++)
+            sum[k] += w.s[k].in_flight;
+    }
+    double ratio = (double)sum[0] / (double)sum[1];
+    assert_true(ratio > 3.2 && ratio < 4.8);
 }
 
 static void a_single_slot_alternates(void **state)
@@ -254,7 +295,9 @@ int main(void)
         cmocka_unit_test(a_full_host_blocks_no_other),
         cmocka_unit_test(a_batch_at_its_limit_blocks_no_other_batch),
         cmocka_unit_test(a_batch_at_its_limit_holds_no_slot_of_a_host),
+        cmocka_unit_test(a_slot_without_rivals_is_held_for_nobody),
         cmocka_unit_test(a_waiting_fetcher_gets_its_share),
+        cmocka_unit_test(a_fetcher_gets_by_the_priorities_of_its_batches),
         cmocka_unit_test(a_single_slot_alternates),
         cmocka_unit_test(rates),
         cmocka_unit_test(a_paused_host),
