@@ -73,7 +73,7 @@ void engine_view(struct live *l, struct batch_view *v)
     if (v->in_flight > left)
         v->in_flight = left;
     left -= v->in_flight;
-    v->retry_wait = atomic_load(&l->retry_wait);
+    v->retry_wait = atomic_load(&l->stopped) ? 0 : atomic_load(&l->retry_wait);
     if (v->retry_wait > left)
         v->retry_wait = left;
     v->queued = left - v->retry_wait;

@@ -1,6 +1,6 @@
 /* The engine from within: what the keeper, the fetchers and the facade share. Not for api/.
  *
- * Threads: the keeper runs keeper.c and feeder.c and is the only one to touch engine.store; each
+ * Threads: the keeper runs keeper*.c, feeder.c and waiting.c and is the only one to touch engine.store; each
  * fetcher runs fetch*.c and sched.c; the api thread calls engine.h (engine.c, upload.c). They
  * talk by messages (inbox.h); what is shared beside that is marked below. */
 #ifndef SERVER_ENGINE_INT_H
@@ -27,6 +27,7 @@ enum { LANE_INVALID = 0 };
 uint64_t lane_of_host(const char *host, size_t len);
 
 struct page_map; /* feeder.c */
+struct waiting;  /* waiting.c */
 
 /* A batch that has not ended. Counted references: the table's, one for each page, transfer and
  * result that is on its way. The settings in `b` are constant. */
@@ -34,14 +35,15 @@ struct live {
     _Atomic uint32_t refs;
     struct batch b;       /* state, counts and times: written by the keeper under engine.mutex */
     struct item defaults; /* spans into b.defaults */
-    struct quota quota;   /* max_parallel over all fetchers; has_quota */
+    struct retry_policy retry; /* complete */
+    struct quota quota;        /* max_parallel over all fetchers; has_quota */
     bool has_quota;
     int64_t accept_us; /* monotonic time of its acceptance (before a restart: reckoned back) */
 
-    _Atomic bool stopped;       /* cancelled or deleted: nothing more is started */
-    _Atomic bool deleted;       /* results are dropped too */
-    _Atomic uint64_t in_flight; /* started, result not stored */
-    _Atomic uint64_t retry_wait;
+    _Atomic bool stopped;        /* cancelled or deleted: nothing more is started */
+    _Atomic bool deleted;        /* results are dropped too */
+    _Atomic uint64_t in_flight;  /* started, result not stored */
+    _Atomic uint64_t retry_wait; /* failed, and not yet handed out for another attempt */
     _Atomic int64_t started_ms;
 
     struct live *bucket_next; /* engine.mutex */
@@ -57,6 +59,7 @@ struct live {
     uint8_t *done_bits;        /* which indexes have one */
     bool recovered;            /* taken up after a restart: pages may hold finished requests */
     struct page_map *feed;     /* feeder.c */
+    struct waiting *waiting;   /* waiting.c; NULL: none failed so far */
     uint64_t outstanding;      /* requests handed to fetchers, not done */
     struct msg *parked;        /* wants that wait until outstanding is lower */
     struct live *touched_next; /* the group being committed: */
@@ -65,6 +68,7 @@ struct live {
     int group_state; /* enum batch_state that the group gives it; -1: none */
     int64_t ended_ms;
     uint64_t group_flown; /* results that came, stored or not: leave in_flight */
+    uint64_t group_waits; /* of these, the requests that wait for another attempt */
     uint64_t group_done, group_succeeded, group_failed, group_cancelled, group_bytes;
     int64_t cancel_page; /* CANCELLING: the next page to go through */
     bool clearing;       /* in keeper.cancelling */
@@ -86,6 +90,7 @@ enum msg_type {
     KEEPER_STEERED, /* the same, back from the fetchers */
     KEEPER_STOP,    /* struct msg */
     FETCH_PAGE,     /* struct msg_page */
+    FETCH_AGAIN,    /* struct msg_page: a struct again before each record */
     FETCH_HOP,      /* struct transfer (fetch_int.h) */
     FETCH_DROP,     /* struct msg_drop */
     FETCH_STOP,     /* struct msg */
@@ -116,19 +121,34 @@ struct msg_abort {
     struct upload *upload;
 };
 
-/* Finished requests, in one block of memory with their strings. */
+/* What survives of the attempts that a request has had. */
+struct again {
+    uint32_t page, attempts;
+    int64_t since_us; /* monotonic: waits for the next one since */
+    uint64_t timing_us[STORE_TIMINGS];
+};
+
+/* A request that is over, in one block of memory with its strings, or (`again`) an attempt that
+ * failed and is followed by another: of `r`, only index, attempts and timings count then. */
 struct done {
     struct done *next;
     struct live *live; /* a reference */
     struct result r;   /* spans into the block, body perhaps into owned_body */
     char *owned_body;  /* malloc'd; NULL: none */
     bool skip;         /* the keeper: dropped */
+    bool again;
+    bool handed;   /* had waited before, and was handed out by waiting.c */
+    uint32_t page; /* that holds the request, of this lane */
+    uint64_t lane;
+    int64_t since_us, due_us; /* again; monotonic */
+    int64_t due_ms;           /* again; the keeper: as stored */
 };
 
 struct msg_results {
     struct msg m;
     struct done *first, **tail;
-    size_t bytes; /* of memory that it stands for: counts against UNWRITTEN_MAX */
+    size_t bytes;       /* of memory that it stands for: counts against UNWRITTEN_MAX */
+    int64_t soonest_us; /* the first that is due again; INT64_MAX: none */
     size_t used, cap;
     char mem[];
 };
@@ -145,6 +165,7 @@ struct msg_page {
     struct msg m;
     struct live *live; /* a reference */
     uint64_t lane;
+    uint32_t no;    /* FETCH_PAGE: the page's number */
     uint32_t count; /* may be 0 with last */
     bool last;      /* there are no further pages of this lane */
     bool ask;       /* no further ones of it are on their way */

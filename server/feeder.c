@@ -10,6 +10,7 @@
 
 #include "server/engine_int.h"
 #include "server/fetch.h"
+#include "server/waiting.h"
 
 enum {
     HEADS = 256, /* page heads read ahead */
@@ -105,7 +106,8 @@ static bool page_sent(const struct page_map *f, uint32_t no)
     return (f->sent[no / 8] >> (no % 8)) & 1;
 }
 
-/* Copies the records that have no result yet. Without a restart that is all of them. */
+/* Copies the records of requests that are still to be begun: after a restart others of the page
+ * have their result or wait for another attempt. */
 static int copy_pending(struct live *l, const struct page *p, struct msg_page *m)
 {
     if (!l->recovered) {
@@ -121,7 +123,7 @@ static int copy_pending(struct live *l, const struct page *p, struct msg_page *m
         int rc = item_decode(p->data, p->len, &pos, &it);
         if (rc != 0 || it.index >= l->b.total)
             return E_CORRUPT;
-        if ((l->done_bits[it.index / 8] >> (it.index % 8)) & 1)
+        if (((l->done_bits[it.index / 8] >> (it.index % 8)) & 1) || waiting_has(l, it.index))
             continue;
         memcpy(m->data + m->len, (const char *)p->data + from, pos - from);
         m->len += pos - from;
@@ -138,6 +140,7 @@ static int send_page(struct engine *e, struct live *l, const struct page *p, boo
     struct msg_page *m = xcalloc(1, sizeof(*m) + p->len);
     m->m.type = FETCH_PAGE;
     m->lane = p->lane;
+    m->no = no;
     m->ask = ask;
     int rc = copy_pending(l, p, m);
     if (rc != 0) {

@@ -165,6 +165,7 @@ struct lane *lane_get(struct fetcher *f, struct live *live, const char *host, si
     l->host = h;
     l->batch = b;
     l->pages_tail = &l->pages;
+    l->again_tail = &l->again;
     l->front_tail = &l->front;
     sched_lane_init(&l->s, &h->s, &b->s);
     l->next = b->lanes;
@@ -340,7 +341,7 @@ void transfer_free(struct transfer *t)
 /* Away without a result: its batch was stopped, or the service stops. */
 static void transfer_drop(struct transfer *t)
 {
-    atomic_fetch_sub(t->waits_retry ? &t->live->retry_wait : &t->live->in_flight, 1);
+    atomic_fetch_sub(&t->live->in_flight, 1);
     live_unref(t->live);
     t->live = NULL;
     transfer_free(t);
@@ -394,15 +395,42 @@ static void take_invalid(struct fetcher *f, struct msg_page *m)
 static struct lane *lane_of_page(struct fetcher *f, const struct msg_page *m)
 {
     struct item it;
-    size_t pos = 0;
+    size_t pos = m->m.type == FETCH_AGAIN ? sizeof(struct again) : 0;
     const char *why;
     struct url u = {0};
     if (item_decode(m->data, m->len, &pos, &it) != 0 ||
-        url_parse(&u, it.url.ptr, it.url.len, &why) != 0)
+        url_parse(&u, it.url.ptr, it.url.len, &why) != 0) {
+        log_line(LOG_ERROR, "fetch", "batch %s: a page cannot be read", m->live->b.id);
         return NULL;
+    }
     struct lane *l = lane_get(f, m->live, u.host, strlen(u.host));
     url_fini(&u);
     return l;
+}
+
+/* Takes m. */
+static void queue_page(struct fetcher *f, struct lane *l, struct msg_page *m)
+{
+    struct page_in *p = xcalloc(1, sizeof(*p));
+    struct page_in ***tail = m->m.type == FETCH_AGAIN ? &l->again_tail : &l->pages_tail;
+    p->m = m;
+    p->arrived_us = f->now;
+    **tail = p;
+    *tail = &p->next;
+    l->in_pages += m->count;
+    f->in_pages += m->count;
+    sched_queue(&f->sched, &l->s, m->count);
+}
+
+static void take_again(struct fetcher *f, struct msg_page *m)
+{
+    struct live *live = m->live;
+    struct lane *l = atomic_load(&live->stopped) ? NULL : lane_of_page(f, m);
+    if (l != NULL)
+        queue_page(f, l, m);
+    else
+        free(m);
+    live_unref(live);
 }
 
 /* The lane that asked, found by the keeper's number of it. */
@@ -438,23 +466,13 @@ static void take_page(struct fetcher *f, struct msg_page *m)
         goto out;
     }
     l = m->count > 0 ? lane_of_page(f, m) : lane_by_key(f, live, m->lane);
-    if (l == NULL) {
-        if (m->count > 0)
-            log_line(LOG_ERROR, "fetch", "batch %s: a page cannot be read", live->b.id);
+    if (l == NULL)
         goto out;
-    }
     l->fed = true;
     l->last = m->last;
     l->asked = l->asked && m->count > 0 && !m->ask && !m->last; /* more of the answer follows */
     if (m->count > 0) {
-        struct page_in *p = xcalloc(1, sizeof(*p));
-        p->m = m;
-        p->arrived_us = f->now;
-        *l->pages_tail = p;
-        l->pages_tail = &p->next;
-        l->in_pages += m->count;
-        f->in_pages += m->count;
-        sched_queue(&f->sched, &l->s, m->count);
+        queue_page(f, l, m);
         m = NULL;
     }
     lane_settle_want(f, l);
@@ -464,16 +482,22 @@ out:
     free(m);
 }
 
-static void drop_pages(struct fetcher *f, struct lane *l)
+static void free_pages(struct page_in **list, struct page_in ***tail)
 {
-    f->in_pages -= l->in_pages;
-    while (l->pages != NULL) {
-        struct page_in *p = l->pages;
-        l->pages = p->next;
+    while (*list != NULL) {
+        struct page_in *p = *list;
+        *list = p->next;
         free(p->m);
         free(p);
     }
-    l->pages_tail = &l->pages;
+    *tail = list;
+}
+
+static void drop_pages(struct fetcher *f, struct lane *l)
+{
+    f->in_pages -= l->in_pages;
+    free_pages(&l->pages, &l->pages_tail);
+    free_pages(&l->again, &l->again_tail);
     l->in_pages = 0;
     l->front = NULL; /* the transfers are in the fetcher's list */
     l->front_tail = &l->front;
@@ -533,6 +557,7 @@ static void take_messages(struct fetcher *f)
         next = m->next;
         switch ((enum msg_type)m->type) {
         case FETCH_PAGE: take_page(f, (struct msg_page *)m); break;
+        case FETCH_AGAIN: take_again(f, (struct msg_page *)m); break;
         case FETCH_HOP: arrive(f, (struct transfer *)m); break;
         case FETCH_DROP: dropped(f, (struct msg_drop *)m); break;
         case FETCH_STOP:
@@ -648,6 +673,7 @@ static void on_thread_end(struct fetcher *f)
         next = m->next;
         switch ((enum msg_type)m->type) {
         case FETCH_PAGE:
+        case FETCH_AGAIN:
             live_unref(((struct msg_page *)m)->live);
             free(m);
             break;

@@ -116,13 +116,13 @@ static struct verdict judge_response(const struct transfer *t)
         return fail(OUTCOME_TOO_MANY_REDIRECTS, "more redirects than max_redirects allows");
     if (t->status >= 400)
         return (struct verdict){OUTCOME_HTTP_STATUS, NULL,
-                                outcome_retryable(OUTCOME_HTTP_STATUS, t->status)};
+                                policy_has_status(&t->live->retry, t->status)};
     return (struct verdict){OUTCOME_NONE, NULL, false};
 }
 
 /* ---- what follows ---- */
 
-/* Many may wait, for long: they keep no memory of the response. */
+/* Many hops may wait, for long: they keep no memory of the response. */
 static void drop_response(struct transfer *t)
 {
     body_drop(t);
@@ -138,42 +138,15 @@ static void requeue(struct transfer *t)
     transfer_send(t);
 }
 
-static void to_origin_url(struct transfer *t)
-{
-    const char *why;
-    url_fini(&t->url);
-    free(t->hop_url);
-    t->hop_url = NULL;
-    int rc = url_parse(&t->url, t->item.url.ptr, t->item.url.len, &why);
-    ASSERT(rc == 0); /* it was parsed when this transfer began */
-    t->method = t->item.method;
-    t->with_body = t->item.body.ptr != NULL ||
-                   (t->method.len == 4 && memcmp(t->method.ptr, "POST", 4) == 0) ||
-                   (t->method.len == 3 && memcmp(t->method.ptr, "PUT", 3) == 0) ||
-                   (t->method.len == 5 && memcmp(t->method.ptr, "PATCH", 5) == 0);
-    t->hops = 0;
-    t->foreign = false;
-    buf_reset(&t->redirects);
-}
-
-/* Waits for another attempt, holding nothing. */
+/* It waits for another attempt with the keeper, which stores it: here is nothing left of it. */
 static void retry_later(struct transfer *t)
 {
     struct fetcher *f = t->f;
     f->random = f->random * 6364136223846793005ULL + 1442695040888963407ULL;
-    int64_t ms = retry_delay_ms(t->attempts, t->retry_after_ms, f->random >> 17);
-    drop_response(t);
-    to_origin_url(t);
-    t->active_us = 0;
-    t->new_attempt = true;
-    t->fresh = t->resent = false;
-    t->other_addresses = 0;
-    t->waits_retry = true;
-    atomic_fetch_sub(&t->live->in_flight, 1);
-    atomic_fetch_add(&t->live->retry_wait, 1);
-    t->state = TRANSFER_WAITING;
-    t->ready_us = f->now;
-    timer_set(t, f->now + ms * 1000);
+    int64_t ms = retry_delay_ms(&t->live->retry, t->attempts, t->retry_after_ms, f->random >> 17);
+    transfer_detach(t);
+    out_again(t, f->now + ms * 1000);
+    transfer_free(t);
 }
 
 void end_with(struct transfer *t, struct verdict v)
@@ -181,8 +154,8 @@ void end_with(struct transfer *t, struct verdict v)
     struct fetcher *f = t->f;
     start_undo(t);
     sched_release(&f->sched, &t->lane->s);
-    uint32_t max = t->item.max_attempts != 0 ? t->item.max_attempts : 1;
-    if (v.again && t->attempts < max) {
+    if (v.again &&
+        t->attempts < policy_attempts(&t->live->retry, t->item.max_attempts, t->item.method)) {
         retry_later(t);
         return;
     }
@@ -292,10 +265,8 @@ static void heed_retry_after(struct transfer *t)
     struct fetcher *f = t->f;
     if ((t->status != 429 && t->status != 503) || t->retry_after_ms <= 0)
         return;
-    struct retry_policy p = t->live->b.retry;
-    policy_complete(&p);
-    int64_t ms = t->retry_after_ms < p.max_retry_after_ms ? t->retry_after_ms
-                                                          : p.max_retry_after_ms;
+    int64_t most = t->live->retry.max_retry_after_ms;
+    int64_t ms = t->retry_after_ms < most ? t->retry_after_ms : most;
     sched_pause_host(&f->sched, &t->lane->host->s, f->now + ms * 1000);
 }
 
@@ -357,12 +328,6 @@ void end_transfer(struct transfer *t, CURLcode code)
 
 void end_timer(struct transfer *t)
 {
-    if (t->state == TRANSFER_WAITING) {
-        add_time(t, TIMING_RETRY_WAIT, t->f->now - t->ready_us);
-        t->state = TRANSFER_IDLE;
-        requeue(t);
-        return;
-    }
     ASSERT(t->state == TRANSFER_RESOLVING);
     add_time(t, TIMING_DNS, t->f->now - t->resolve_us);
     end_with(t, fail(OUTCOME_TIMEOUT, "the name was not resolved in time"));

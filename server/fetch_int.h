@@ -72,8 +72,8 @@ struct fbatch {
 
 struct page_in {
     struct page_in *next;
-    struct msg_page *m;
-    size_t pos; /* of the next record */
+    struct msg_page *m; /* FETCH_PAGE or FETCH_AGAIN */
+    size_t pos;         /* of the next record */
     int64_t arrived_us;
 };
 
@@ -91,8 +91,9 @@ struct lane {
     struct fbatch *batch;
     struct lane *prev, *next; /* of the batch */
     struct page_in *pages, **pages_tail;
-    uint32_t in_pages;                    /* requests in them */
-    struct transfer *front, **front_tail; /* hops and further attempts: go first */
+    struct page_in *again, **again_tail;  /* further attempts: go before the pages */
+    uint32_t in_pages;                    /* requests in both */
+    struct transfer *front, **front_tail; /* hops: go first */
     uint32_t transfers;                   /* that refer to it */
     bool fed;                             /* pages came for it: it is one of the keeper's lanes */
     bool last;                            /* no further pages on disk */
@@ -104,10 +105,9 @@ enum transfer_state {
     TRANSFER_QUEUED,    /* in its lane's front list */
     TRANSFER_RESOLVING, /* in its host's waiting list; holds its slots */
     TRANSFER_RUNNING,   /* in a multi; holds its slots */
-    TRANSFER_WAITING,   /* for its next attempt; holds nothing */
 };
 
-/* A request from its first start to its result, over all its hops and attempts. */
+/* One attempt of a request, from its start to its end, over all its hops. */
 struct transfer {
     struct msg m; /* FETCH_HOP */
     unsigned magic;
@@ -122,7 +122,9 @@ struct transfer {
 
     struct item item; /* with the defaults; spans into record, joined, live */
     struct buf record, joined;
-    bool waits_retry; /* counted in live.retry_wait, not in_flight */
+    uint64_t home; /* its lane on disk, and its page there */
+    uint32_t page;
+    bool handed; /* it had waited for this attempt: waiting.c handed it out */
 
     /* the hop being made */
     struct url url;
@@ -275,6 +277,8 @@ void end_with(struct transfer *t, struct verdict v);  /* holds its slots; not ru
 void end_timer(struct transfer *t);                   /* its timer is due */
 
 /* fetch_out.c */
+/* It waits until `due_us` for another attempt. Takes its live reference. */
+void out_again(struct transfer *t, int64_t due_us);
 void out_result(struct transfer *t, const struct verdict *v); /* takes its live reference */
 void out_invalid(struct fetcher *f, struct live *l, const struct item *it); /* takes a reference */
 void out_flush(struct fetcher *f);

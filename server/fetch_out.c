@@ -117,6 +117,7 @@ static struct msg_results *block_new(struct engine *e, size_t cap)
     m->m.type = KEEPER_RESULTS;
     m->cap = cap;
     m->tail = &m->first;
+    m->soonest_us = INT64_MAX;
     return m;
 }
 
@@ -220,6 +221,30 @@ static void put_body(struct transfer *t, struct done *d)
     }
 }
 
+static void put_origin(struct done *d, const struct transfer *t)
+{
+    d->handed = t->handed;
+    d->lane = t->home;
+    d->page = t->page;
+    d->r.index = t->item.index;
+    d->r.attempts = t->attempts;
+    memcpy(d->r.timing_us, t->timing, sizeof(d->r.timing_us));
+}
+
+void out_again(struct transfer *t, int64_t due_us)
+{
+    struct fetcher *f = t->f;
+    struct done *d = reserve(f, 0);
+    d->live = t->live;
+    t->live = NULL;
+    put_origin(d, t);
+    d->again = true;
+    d->since_us = f->now;
+    d->due_us = due_us;
+    if (due_us < f->out->soonest_us)
+        f->out->soonest_us = due_us;
+}
+
 void out_result(struct transfer *t, const struct verdict *v)
 {
     struct fetcher *f = t->f;
@@ -236,13 +261,12 @@ void out_result(struct transfer *t, const struct verdict *v)
     struct result *r = &d->r;
     d->live = t->live;
     t->live = NULL;
-    r->index = t->item.index;
+    put_origin(d, t);
     r->status = v->outcome == OUTCOME_NONE ? RESULT_SUCCEEDED : RESULT_FAILED;
     r->http_status = t->status;
     r->http_version = t->version;
     r->error = (int)v->outcome;
     r->error_message = put(f, message);
-    r->attempts = t->attempts;
     r->truncated = t->truncated;
     r->url = put(f, t->item.url);
     r->final_url = put(f, final);
@@ -250,7 +274,6 @@ void out_result(struct transfer *t, const struct verdict *v)
     r->headers = put(f, fields);
     r->redirects = put(f, redirects);
     r->remote_ip = put(f, ip);
-    memcpy(r->timing_us, t->timing, sizeof(r->timing_us));
     r->completed_ms = wall_ms();
     put_body(t, d);
 }

@@ -532,16 +532,52 @@ static struct transfer *pop_front(struct lane *l)
     return t;
 }
 
-/* A fresh transfer from the lane's pages. */
+static void end_page(struct page_in **list, struct page_in ***tail)
+{
+    struct page_in *p = *list;
+    if (p->pos < p->m->len)
+        return;
+    *list = p->next;
+    if (*list == NULL)
+        *tail = list;
+    free(p->m);
+    free(p);
+}
+
+/* The times of the attempts that it has had, or its first wait. */
+static void take_times(struct transfer *t, struct page_in *p)
+{
+    const struct live *live = t->live;
+    if (p->m->m.type == FETCH_AGAIN) {
+        struct again a;
+        memcpy(&a, p->m->data + p->pos, sizeof(a));
+        p->pos += sizeof(a);
+        memcpy(t->timing, a.timing_us, sizeof(t->timing));
+        t->attempts = a.attempts;
+        t->page = a.page;
+        t->handed = true;
+        if (p->arrived_us > a.since_us)
+            t->timing[TIMING_RETRY_WAIT] += (uint64_t)(p->arrived_us - a.since_us);
+    } else {
+        int64_t queued = p->arrived_us - live->accept_us;
+        t->timing[TIMING_QUEUED] = queued > 0 ? (uint64_t)queued : 0;
+        t->page = p->m->no;
+    }
+    t->home = p->m->lane;
+    t->ready_us = p->arrived_us;
+}
+
+/* A fresh transfer from what the keeper sent for the lane. */
 static struct transfer *take_record(struct fetcher *f, struct lane *l)
 {
-    struct page_in *p = l->pages;
+    struct page_in *p = l->again != NULL ? l->again : l->pages;
     ASSERT(p != NULL && l->in_pages > 0);
     struct live *live = l->batch->live;
     struct transfer *t = transfer_new(f, live);
     live_ref(live);
     atomic_fetch_add(&live->in_flight, 1);
 
+    take_times(t, p);
     size_t from = p->pos;
     int rc = item_decode(p->m->data, p->m->len, &p->pos, &t->item);
     ASSERT(rc == 0); /* checked when the page came */
@@ -550,18 +586,12 @@ static struct transfer *take_record(struct fetcher *f, struct lane *l)
     from = 0;
     rc = item_decode(t->record.data, t->record.len, &from, &t->item);
     ASSERT(rc == 0);
-    t->ready_us = p->arrived_us;
-    int64_t queued = p->arrived_us - live->accept_us;
-    t->timing[TIMING_QUEUED] = queued > 0 ? (uint64_t)queued : 0;
     l->in_pages--;
     f->in_pages--;
-    if (p->pos == p->m->len) {
-        l->pages = p->next;
-        if (l->pages == NULL)
-            l->pages_tail = &l->pages;
-        free(p->m);
-        free(p);
-    }
+    if (p == l->again)
+        end_page(&l->again, &l->again_tail);
+    else
+        end_page(&l->pages, &l->pages_tail);
     transfer_attach(f, t, l);
 
     const char *why;
@@ -595,11 +625,6 @@ void start_next(struct fetcher *f, struct lane *l)
     /* ready_us of a hop is another fetcher's clock of its turn, which may be ahead of ours */
     if (f->now > t->ready_us)
         t->timing[TIMING_LIMIT_WAIT] += (uint64_t)(f->now - t->ready_us);
-    if (t->waits_retry) {
-        t->waits_retry = false;
-        atomic_fetch_add(&live->in_flight, 1);
-        atomic_fetch_sub(&live->retry_wait, 1);
-    }
     int64_t none = 0;
     if (atomic_load(&live->started_ms) == 0)
         atomic_compare_exchange_strong(&live->started_ms, &none, wall_ms());

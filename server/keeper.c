@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include "server/engine_int.h"
 #include "server/fetch.h"
 #include "server/keeper_int.h"
+#include "server/waiting.h"
 
 enum {
     WINDOW_MAX = 65536, /* requests of one batch with the fetchers */
@@ -62,6 +64,16 @@ static bool is_done(const struct live *l, uint64_t index)
     return (l->done_bits[index / 8] >> (index % 8)) & 1;
 }
 
+static int apply_done(struct keeper *k, struct live *l, struct done *d)
+{
+    int rc = d->again ? waiting_add(k, l, d) : keeper_add_result(k, l, &d->r);
+    if (rc == 0 && d->again)
+        l->group_waits++;
+    else if (rc == 0 && waiting_has(l, d->r.index))
+        rc = store_drop_attempt(k->e->store, l->b.no, d->r.index);
+    return rc;
+}
+
 static int apply_results(struct keeper *k, struct msg_results *m)
 {
     for (struct done *d = m->first; d != NULL; d = d->next) {
@@ -70,10 +82,10 @@ static int apply_results(struct keeper *k, struct msg_results *m)
         touch(k, l);
         l->group_flown++;
         d->skip = atomic_load(&l->deleted) || l->group_state == BATCH_DELETED ||
-                  is_done(l, d->r.index);
+                  is_done(l, d->r.index) || (d->again && atomic_load(&l->stopped));
         if (d->skip)
             continue;
-        int rc = keeper_add_result(k, l, &d->r);
+        int rc = apply_done(k, l, d);
         if (rc == E_EXISTS)
             d->skip = true;
         else if (rc != 0)
@@ -287,7 +299,11 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
     for (struct done *d = m->first, *next; d != NULL; d = next) {
         next = d->next;
         struct live *l = d->live;
-        if (stored && !d->skip)
+        if (d->handed)
+            waiting_back(l, d);
+        if (stored && !d->skip && d->again)
+            waiting_added(l, d);
+        else if (stored && !d->skip)
             l->done_bits[d->r.index / 8] |= (uint8_t)(1U << (d->r.index % 8));
         if (l->outstanding > 0)
             l->outstanding--;
@@ -319,6 +335,7 @@ static void publish_touched(struct keeper *k)
         l->b.bytes_received += l->group_bytes;
         l->b.started_ms = atomic_load(&l->started_ms);
         atomic_fetch_sub(&l->in_flight, l->group_flown);
+        atomic_fetch_add(&l->retry_wait, l->group_waits);
         count_done(l, l->group_done, now);
         if (l->group_state >= 0)
             l->b.state = (enum batch_state)l->group_state;
@@ -335,6 +352,8 @@ static void publish_touched(struct keeper *k)
                      "batch %s ended: total=%" PRIu64 " succeeded=%" PRIu64 " failed=%" PRIu64
                      " cancelled=%" PRIu64,
                      l->b.id, l->b.total, l->b.succeeded, l->b.failed, l->b.cancelled);
+            if (l->waiting != NULL && l->b.cancelled > 0)
+                keeper_remove_later(k, l->b.no, true);
             keeper_forget(k, l);
             tell_end(e, l->b.id);
             live_unref(l); /* the table's */
@@ -347,7 +366,7 @@ void keeper_clear_group(struct live *l)
 {
     l->touched = l->ending = false;
     l->group_state = -1;
-    l->group_flown = 0;
+    l->group_flown = l->group_waits = 0;
     l->group_done = l->group_succeeded = l->group_failed = l->group_cancelled = 0;
     l->group_bytes = 0;
 }
@@ -366,7 +385,7 @@ static void give_up(struct keeper *k, struct upload *u)
 {
     int64_t no = atomic_load(&u->no);
     if (no != 0)
-        keeper_remove_later(k, no);
+        keeper_remove_later(k, no, false);
 }
 
 static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
@@ -413,7 +432,7 @@ static void finish_steer(struct keeper *k, struct msg_steer *m, int rc)
         return;
     }
     if (m->remove)
-        keeper_remove_later(k, m->no);
+        keeper_remove_later(k, m->no, false);
     if (l == NULL || l->all_next == NULL) { /* not live, or ended in this very group */
         if (m->remove)
             tell_end(e, m->id);
@@ -464,7 +483,7 @@ static void serve_want(struct keeper *k, struct msg_want *m)
 {
     struct live *l = m->live;
     if (!atomic_load(&l->stopped) && l->feed != NULL) {
-        if (l->outstanding > 2 * window(k)) { /* hops and waiting retries fill the memory too */
+        if (l->outstanding > 2 * window(k)) { /* hops fill the memory too */
             m->m.next = l->parked;
             l->parked = &m->m;
             return;
@@ -585,12 +604,18 @@ static void serve_parked(struct keeper *k, struct live *l)
 static void feed_all(struct keeper *k)
 {
     uint64_t most = window(k);
+    k->wake_us = INT64_MAX;
     for (struct live *l = k->all.all_next; l != &k->all; l = l->all_next) {
         if (l->parked != NULL && l->outstanding <= most)
             serve_parked(k, l);
-        if (atomic_load(&l->stopped) || l->outstanding * 4 > most * 3)
+        if (atomic_load(&l->stopped))
             continue;
-        int rc = feeder_scan(k->e, l, most);
+        int rc = waiting_feed(k, l, most);
+        if (rc == 0 && l->outstanding * 4 <= most * 3)
+            rc = feeder_scan(k->e, l, most);
+        int64_t wake = waiting_wake(k, l, most);
+        if (wake < k->wake_us)
+            k->wake_us = wake;
         if (rc != 0) {
             log_line(LOG_ERROR, "keeper", "batch %s: reading its pages: %s", l->b.id,
                      store_error(k->e->store));
@@ -665,9 +690,12 @@ static int wait_ms(const struct keeper *k)
         return RETRY_STORE_MS;
     if (k->cancelling != NULL || k->n_removals > 0)
         return 0;
-    if (k->kept == NULL)
+    int64_t due = k->kept != NULL && k->results_due < k->wake_us ? k->results_due : k->wake_us;
+    if (due == INT64_MAX)
         return -1;
-    int64_t left = k->results_due - now_us();
+    int64_t left = due - now_us();
+    if (left > INT_MAX)
+        left = INT_MAX;
     return left <= 0 ? 0 : (int)(left / 1000) + 1;
 }
 
@@ -680,6 +708,9 @@ static bool may_gather(const struct keeper *k, const struct msg *list)
         return false;
     for (; list != NULL; list = list->next) {
         if (list->type != KEEPER_RESULTS && list->type != KEEPER_WANT)
+            return false;
+        if (list->type == KEEPER_RESULTS &&
+            ((const struct msg_results *)list)->soonest_us < k->results_due)
             return false;
     }
     return true;

@@ -14,18 +14,24 @@ struct keeper {
     struct live *touched;          /* changed by the group being committed */
     struct msg *kept, **kept_tail; /* results that wait for the next group */
     int64_t results_due;           /* monotonic: they may wait until then */
+    int64_t wake_us;               /* monotonic: something is due again; INT64_MAX: nothing */
+    int64_t clock_us;              /* what to add to monotonic time for Unix time: one that never
+                                        jumps, for what is due after a restart too */
     struct msg *wants_again;
     bool store_failed;
     bool stop;
 
     struct live *cancelling; /* batches whose pending requests get their results */
-    struct buf scratch;      /* a page */
+    struct buf scratch;      /* a page, or records of waiting.c's */
     uint64_t *cancelled;     /* indexes that the group gives a result */
     size_t n_cancelled, cap_cancelled;
     int64_t cancel_page; /* how far the group goes */
     bool cancel_over;
 
-    int64_t *removals; /* numbers of batches whose rows are to go */
+    struct removal {
+        int64_t no;    /* of a batch whose rows are to go */
+        bool attempts; /* only those */
+    } * removals;
     size_t n_removals, cap_removals;
     bool removal_over;
     bool worked; /* background work is in the transaction */
@@ -42,7 +48,7 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
 /* Out of the keeper's own lists: it has ended or was deleted. */
 void keeper_forget(struct keeper *k, struct live *l);
 int keeper_recover(struct keeper *k) MUSTCHECK;
-void keeper_remove_later(struct keeper *k, int64_t no);
+void keeper_remove_later(struct keeper *k, int64_t no, bool attempts_only);
 /* In a transaction: a slice of cancelling and of removing; then exactly one of _done and _undo. */
 int keeper_background(struct keeper *k, unsigned pages, uint32_t rows) MUSTCHECK;
 void keeper_background_done(struct keeper *k);

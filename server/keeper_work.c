@@ -7,6 +7,8 @@
 #include "server/engine_int.h"
 #include "server/fetch.h"
 #include "server/keeper_int.h"
+#include "server/policy.h"
+#include "server/waiting.h"
 
 enum { HEADS = 64 };
 
@@ -38,6 +40,8 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
             memset(&l->defaults, 0, sizeof(l->defaults));
         }
     }
+    l->retry = b->retry;
+    policy_complete(&l->retry);
     if (b->max_parallel != 0) {
         l->has_quota = true;
         quota_init(&l->quota, b->max_parallel);
@@ -70,6 +74,7 @@ void keeper_forget(struct keeper *k, struct live *l)
     l->all_prev = l->all_next = NULL;
     k->n_live--;
     feeder_close(l);
+    waiting_free(l);
     while (l->parked != NULL) {
         struct msg *m = l->parked;
         l->parked = m->next;
@@ -122,7 +127,7 @@ static int on_unfinished(void *arg, const struct batch *b)
 static int recover_one(struct keeper *k, struct batch *b)
 {
     if (b->state == BATCH_STAGING || b->state == BATCH_DELETED) {
-        keeper_remove_later(k, b->no);
+        keeper_remove_later(k, b->no, false);
         return 0;
     }
     b->succeeded = b->failed = b->cancelled = b->bytes_received = 0; /* counted again */
@@ -132,6 +137,9 @@ static int recover_one(struct keeper *k, struct batch *b)
     if (rc != 0)
         return rc;
     l->next_n = last_n + 1;
+    rc = waiting_recover(k, l);
+    if (rc != 0)
+        return rc;
     if (b->state == BATCH_CANCELLING) {
         atomic_store(&l->stopped, true);
         l->clearing = true;
@@ -139,8 +147,9 @@ static int recover_one(struct keeper *k, struct batch *b)
         l->cancel_next = k->cancelling;
         k->cancelling = l;
     }
-    log_line(LOG_INFO, "keeper", "batch %s goes on: %llu of %llu done", b->id,
-             (unsigned long long)l->done, (unsigned long long)b->total);
+    log_line(LOG_INFO, "keeper", "batch %s goes on: %llu of %llu done, %llu wait for a retry",
+             b->id, (unsigned long long)l->done, (unsigned long long)b->total,
+             (unsigned long long)atomic_load(&l->retry_wait));
     return 0;
 }
 
@@ -164,13 +173,13 @@ int keeper_recover(struct keeper *k)
 
 /* ---- in the background ---- */
 
-void keeper_remove_later(struct keeper *k, int64_t no)
+void keeper_remove_later(struct keeper *k, int64_t no, bool attempts_only)
 {
     if (k->n_removals == k->cap_removals) {
         k->cap_removals = k->cap_removals == 0 ? 16 : k->cap_removals * 2;
         k->removals = xrealloc(k->removals, k->cap_removals * sizeof(*k->removals));
     }
-    k->removals[k->n_removals++] = no;
+    k->removals[k->n_removals++] = (struct removal){.no = no, .attempts = attempts_only};
 }
 
 /* Results for the requests of one page that have none. */
@@ -202,7 +211,10 @@ static int cancel_page(struct keeper *k, struct live *l, const struct page *head
             .body_fd = -1,
         };
         r.timing_us[TIMING_QUEUED] = waited > 0 ? (uint64_t)waited : 0;
-        rc = keeper_add_result(k, l, &r);
+        if (waiting_has(l, it.index))
+            rc = waiting_cancelled(k, l, &r);
+        if (rc == 0)
+            rc = keeper_add_result(k, l, &r);
         if (rc == E_EXISTS) /* fetched, in this very group */
             continue;
         if (rc != 0)
@@ -249,8 +261,12 @@ int keeper_background(struct keeper *k, unsigned pages, uint32_t rows)
         if (k->cancelling->group_state != BATCH_DELETED)
             rc = cancel_slice(k, pages);
     }
-    if (rc == 0 && k->n_removals > 0)
-        rc = store_remove_step(k->e->store, k->removals[0], rows, &k->removal_over);
+    if (rc == 0 && k->n_removals > 0) {
+        int64_t no = k->removals[0].no;
+        rc = k->removals[0].attempts
+                 ? store_remove_attempts(k->e->store, no, rows, &k->removal_over)
+                 : store_remove_step(k->e->store, no, rows, &k->removal_over);
+    }
     k->worked = true;
     return rc;
 }
@@ -362,6 +378,8 @@ int keeper_start(struct engine *e)
     k->e = e;
     k->all.all_prev = k->all.all_next = &k->all;
     k->kept_tail = &k->kept;
+    k->wake_us = INT64_MAX;
+    k->clock_us = wall_ms() * 1000 - now_us();
     buf_init(&k->scratch, SIZE_MAX / 2);
     int rc = keeper_recover(k);
     if (rc == 0) {

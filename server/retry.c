@@ -5,16 +5,17 @@
 #include <string.h>
 #include <time.h>
 
-int64_t retry_delay_ms(uint32_t attempt, int64_t retry_after_ms, uint64_t random)
+int64_t retry_delay_ms(const struct retry_policy *p, uint32_t attempt, int64_t retry_after_ms,
+                       uint64_t random)
 {
-    int64_t span = RETRY_MIN_BACKOFF_MS;
-    for (uint32_t i = 1; i < attempt && span < RETRY_MAX_BACKOFF_MS; i++)
+    uint64_t span = p->min_backoff_ms;
+    for (uint32_t i = 1; i < attempt && span > 0 && span < p->max_backoff_ms; i++)
         span *= 2;
-    if (span > RETRY_MAX_BACKOFF_MS)
-        span = RETRY_MAX_BACKOFF_MS;
-    int64_t wait = (int64_t)(random % (uint64_t)span) + 1;
-    if (retry_after_ms > RETRY_MAX_AFTER_MS)
-        retry_after_ms = RETRY_MAX_AFTER_MS;
+    if (span > p->max_backoff_ms)
+        span = p->max_backoff_ms;
+    int64_t wait = span > 0 ? (int64_t)(random % span) + 1 : 0;
+    if (retry_after_ms > p->max_retry_after_ms)
+        retry_after_ms = p->max_retry_after_ms;
     return wait > retry_after_ms ? wait : retry_after_ms;
 }
 

@@ -78,7 +78,8 @@ enum {
            "AND (due,id)>(?2,?3) AND (due,id)<=(?4,?5) ORDER BY due,id LIMIT ?6")                  \
     X(LANE_DUE, "SELECT due,id FROM attempt INDEXED BY attempt_lane WHERE lane=?1 "                \
                 "AND (due,id)>(?2,?3) AND (due,id)<=(?4,?5) ORDER BY due,id LIMIT ?6")             \
-    X(BOUND_DUE, "UPDATE attempt SET due=?2 WHERE batch=?1 AND due>?2")                            \
+    X(BOUND_DUE, "UPDATE attempt SET due=due-(SELECT max(due) FROM attempt WHERE batch=?1)+?2 "    \
+                 "WHERE batch=?1 AND (SELECT max(due) FROM attempt WHERE batch=?1)>?2")            \
     X(REMOVE_ATTEMPTS, "DELETE FROM attempt WHERE id>=?1 AND id<=ifnull((SELECT id FROM attempt "  \
                        "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")
 

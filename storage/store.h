@@ -198,8 +198,8 @@ int store_add_result(struct store *s, int64_t batch, const struct result *r) MUS
 /* Adds the attempt of a request, or gives the one that is there another time and data. */
 int store_put_attempt(struct store *s, int64_t batch, const struct attempt *a) MUSTCHECK;
 int store_drop_attempt(struct store *s, int64_t batch, uint64_t index) MUSTCHECK; /* none: fine */
-/* No attempt of the batch is due later than this: for after a restart, when the clock may have been
- * set back. */
+/* If attempts of the batch are due later than this, all are due so much earlier that none is: for
+ * after a restart, when the clock may have been set back. */
 int store_bound_due(struct store *s, int64_t batch, int64_t latest_ms) MUSTCHECK;
 /* Removes up to about max_rows attempts of a batch. *done: none is left. */
 int store_remove_attempts(struct store *s, int64_t batch, uint32_t max_rows, bool *done) MUSTCHECK;

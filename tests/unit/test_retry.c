@@ -12,24 +12,42 @@
 static void delays_grow_and_are_spread(void **state)
 {
     (void)state;
-    int64_t span = RETRY_MIN_BACKOFF_MS;
-    for (uint32_t attempt = 1; attempt <= 40; attempt++) {
-        assert_int_equal(retry_delay_ms(attempt, -1, 0), 1);
-        assert_int_equal(retry_delay_ms(attempt, -1, (uint64_t)span - 1), span);
-        for (uint64_t r = 0; r < 100; r++) {
-            int64_t ms = retry_delay_ms(attempt, -1, r * 0x9e3779b97f4a7c15ULL);
-            assert_true(ms >= 1 && ms <= span);
+    static const struct retry_policy rows[] = {
+        {.min_backoff_ms = 500, .max_backoff_ms = 30000},
+        {.min_backoff_ms = 10, .max_backoff_ms = 10},
+        {.min_backoff_ms = 1, .max_backoff_ms = 86400000},
+        {.min_backoff_ms = UINT32_MAX, .max_backoff_ms = UINT32_MAX},
+        {.min_backoff_ms = 700, .max_backoff_ms = 3},
+    };
+    for (size_t row = 0; row < ARRAY_LEN(rows); row++) {
+        const struct retry_policy *p = &rows[row];
+        uint64_t span = p->min_backoff_ms < p->max_backoff_ms ? p->min_backoff_ms
+                                                              : p->max_backoff_ms;
+        for (uint32_t attempt = 1; attempt <= 40; attempt++) {
+            assert_int_equal(retry_delay_ms(p, attempt, -1, 0), 1);
+            assert_int_equal(retry_delay_ms(p, attempt, -1, span - 1), span);
+            for (uint64_t r = 0; r < 100; r++) {
+                int64_t ms = retry_delay_ms(p, attempt, -1, r * 0x9e3779b97f4a7c15ULL);
+                assert_in_range(ms, 1, span);
+            }
+            span = span * 2 < p->max_backoff_ms ? span * 2 : p->max_backoff_ms;
         }
-        span = span * 2 < RETRY_MAX_BACKOFF_MS ? span * 2 : RETRY_MAX_BACKOFF_MS;
+        assert_int_equal(retry_delay_ms(p, UINT32_MAX, -1, p->max_backoff_ms - 1ULL), span);
     }
+    const struct retry_policy none = {0};
+    assert_int_equal(retry_delay_ms(&none, 7, -1, 12345), 0);
 }
 
 static void retry_after_is_a_lower_bound_with_a_ceiling(void **state)
 {
     (void)state;
-    assert_int_equal(retry_delay_ms(1, 2000, 0), 2000);
-    assert_int_equal(retry_delay_ms(1, 100, 400), 401);
-    assert_int_equal(retry_delay_ms(1, INT64_MAX, 0), RETRY_MAX_AFTER_MS);
+    struct retry_policy p = {
+        .min_backoff_ms = 500, .max_backoff_ms = 30000, .max_retry_after_ms = 60000};
+    assert_int_equal(retry_delay_ms(&p, 1, 2000, 0), 2000);
+    assert_int_equal(retry_delay_ms(&p, 1, 100, 400), 401);
+    assert_int_equal(retry_delay_ms(&p, 1, INT64_MAX, 0), 60000);
+    p.max_retry_after_ms = 0;
+    assert_int_equal(retry_delay_ms(&p, 1, 2000, 6), 7);
 }
 
 static void retry_after_values(void **state)
@@ -42,8 +60,9 @@ static void retry_after_values(void **state)
         {"0", 0},
         {"5", 5000},
         {" 7\t", 7000},
-        {"60", 60000},
-        {"61", RETRY_MAX_AFTER_MS},
+        {"86400", RETRY_MAX_AFTER_MS},
+        {"86399", RETRY_MAX_AFTER_MS - 1000},
+        {"86401", RETRY_MAX_AFTER_MS},
         {"99999999999999999999999", RETRY_MAX_AFTER_MS},
         {"-1", -1},
         {"1.5", -1},

@@ -494,7 +494,12 @@ static void test_attempts(void **state)
     OK(store_attempt(s, 2, 9, &a));
     assert_int_equal(a.at.due_ms, 600);
     OK(store_attempt(s, 2, 7, &a));
-    assert_int_equal(a.at.due_ms, 500);
+    assert_int_equal(a.at.due_ms, 400);
+    OK(store_bound_due(s, 2, 600)); /* none is later now */
+    OK(store_attempt(s, 2, 7, &a));
+    assert_int_equal(a.at.due_ms, 400);
+    OK(store_attempt(s, 1, 9, &a)); /* another batch's */
+    assert_int_equal(a.at.due_ms, -40);
     OK(store_drop_attempt(s, 2, 7));
     OK(store_attempts(s, 2, see_index, &l));
     SEEN(l, 3, 9);
@@ -603,7 +608,7 @@ static const struct {
     {"DELETE FROM body", "SEARCH body USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
     {"DELETE FROM attempt WHERE id=?", "SEARCH attempt USING INTEGER PRIMARY KEY (rowid=?)"},
     {"DELETE FROM attempt", "SEARCH attempt USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
-    {"UPDATE attempt", "SEARCH attempt USING INDEX attempt_due (batch=? AND due>?)"},
+    {"UPDATE attempt", "SEARCH attempt USING INDEX attempt_due (batch=?)"},
     {"FROM attempt WHERE id=?", "SEARCH attempt USING INTEGER PRIMARY KEY (rowid=?)"},
     {"(due,id)>(?2,?3) AND (due,id)<=(?4,?5)", "SEARCH attempt USING COVERING INDEX attempt_"},
     {"FROM attempt", "SEARCH attempt USING COVERING INDEX attempt_due (batch=?)"},

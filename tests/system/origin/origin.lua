@@ -159,8 +159,18 @@ function routes.flaky(arg)
     end
     ngx.status = tonumber(ngx.var.arg_status) or 503
     if ngx.var.arg_after then
-        ngx.header.retry_after = ngx.var.arg_after
+        ngx.header.retry_after = ngx.unescape_uri(ngx.var.arg_after)
     end
+    whole("not yet")
+end
+
+-- /dying/TOKEN: fails the first time, and never answers again.
+function routes.dying(token)
+    if tries:incr(token, 1, 0) > 1 then
+        return ngx.sleep(600)
+    end
+    ngx.status = 500
+    ngx.header.retry_after = ngx.var.arg_after
     whole("not yet")
 end
 
