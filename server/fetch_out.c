@@ -253,7 +253,8 @@ void out_result(struct transfer *t, const struct verdict *v)
     struct span redirects = of_buf(&t->redirects);
     bool fetched = t->attempts > 0;
     struct span final = fetched ? t->url.text : (struct span){0};
-    if (final.len == t->item.url.len && memcmp(final.ptr, t->item.url.ptr, final.len) == 0)
+    if (fetched && final.len == t->item.url.len &&
+        memcmp(final.ptr, t->item.url.ptr, final.len) == 0)
         final = (struct span){0}; /* the same */
     size_t small_body = t->body.len <= COPY_BODY ? t->body.len : 0;
     struct done *d = reserve(f, message.len + ip.len + fields.len + redirects.len + final.len +

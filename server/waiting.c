@@ -93,6 +93,7 @@ static void lane_release(struct waiting *w, struct wait_lane *p)
 {
     if (p->out > 0 || p->behind)
         return;
+    ASSERT(w->lanes != NULL);
     HASH_DEL(w->lanes, p);
     free(p);
 }
