@@ -18,7 +18,9 @@
 
 enum {
     CACHE_MAX = 65536,
-    INFLIGHT_MAX = 512,
+    INFLIGHT_MAX = 128, /* a small server's socket buffer holds some 250 packets */
+    SLOW_MAX = 4096,
+    SLOW_US = 300 * 1000,
     TIMEOUT_MS = 2000,
     TRIES = 3,
     EDNS_SIZE = 1232,     /* what passes without fragments everywhere (DNS flag day 2020) */
@@ -43,6 +45,7 @@ enum state {
     FRESH,   /* on no list: just made, or its answer has run out */
     WAITING, /* in line */
     ASKED,   /* c-ares has it */
+    SLOW,    /* likewise, but for long: it takes no place any more that another name could have */
     DONE,    /* answered, waiters not called yet */
     KNOWN,
 };
@@ -52,6 +55,7 @@ struct entry {
     struct entry *prev, *next; /* on the list of its state */
     struct dns *d;
     enum state state;
+    int64_t asked_us;
     uint64_t hash;
     struct waiter *waiters, **waiters_end;
     int rc;
@@ -73,7 +77,9 @@ struct dns {
     struct entry **buckets;
     size_t n_buckets, n_entries, cache_max;
     struct list known, waiting, done; /* known: least recently used first */
-    size_t inflight, inflight_max;
+    struct list asked, slow;          /* in the order of asking */
+    size_t inflight, inflight_max;    /* ASKED */
+    size_t n_slow;
     struct entry *starting; /* ares_getaddrinfo() is running for it */
     int64_t now;            /* of the call that is running */
     int64_t due;            /* when c-ares wants to be called again; may be too early */
@@ -102,6 +108,8 @@ static struct list *list_of(struct dns *d, enum state s)
 {
     switch (s) {
     case WAITING: return &d->waiting;
+    case ASKED: return &d->asked;
+    case SLOW: return &d->slow;
     case DONE: return &d->done;
     case KNOWN: return &d->known;
     default: return NULL;
@@ -310,9 +318,10 @@ static void on_ares(void *arg, int status, int timeouts, struct ares_addrinfo *a
 
     (void)timeouts;
     if (!d->closing) {
-        ASSERT(e->state == ASKED);
-        ASSERT(d->inflight > 0);
-        d->inflight--;
+        ASSERT(e->state == ASKED || e->state == SLOW);
+        size_t *count = e->state == ASKED ? &d->inflight : &d->n_slow;
+        ASSERT(*count > 0);
+        --*count;
         /* Only a file can answer before the question is on its way. */
         if (status == ARES_SUCCESS && ai != NULL)
             set_answer(e, ai, d->starting == e);
@@ -334,6 +343,7 @@ static void start(struct dns *d, struct entry *e)
     static const struct ares_addrinfo_hints hints = {.ai_family = AF_UNSPEC};
 
     set_state(e, ASKED);
+    e->asked_us = d->now;
     d->inflight++;
     d->starting = e;
     ares_getaddrinfo(d->channel, e->name, NULL, &hints, on_ares, e);
@@ -359,9 +369,35 @@ static void call_waiters(struct entry *e)
     }
 }
 
+/* Names whose servers don't answer must not keep the others waiting: the bound is for what is on
+ * its way to our own server at a time. Returns when to look again. */
+static int64_t age(struct dns *d)
+{
+    while (d->asked.first != NULL && d->n_slow < SLOW_MAX) {
+        struct entry *e = d->asked.first;
+        if (e->asked_us + SLOW_US > d->now)
+            return e->asked_us + SLOW_US;
+        set_state(e, SLOW);
+        d->inflight--;
+        d->n_slow++;
+    }
+    return INT64_MAX;
+}
+
+static void wait_in_line(struct dns *d, struct entry *e)
+{
+    set_state(e, WAITING);
+    int64_t aged = age(d);
+    if (aged == INT64_MAX) /* there is room now, or nothing can make it */
+        aged = d->n_slow < SLOW_MAX ? d->now : d->due;
+    if (aged < d->due)
+        d->due = aged;
+}
+
 /* What is to be done after c-ares had its turn: tell of answers, use the free slots. */
 static void settle(struct dns *d)
 {
+    (void)age(d);
     for (;;) {
         struct entry *e = d->done.first;
         if (e != NULL) {
@@ -520,7 +556,7 @@ int dns_resolve(struct dns *d, const char *name, int64_t now, dns_fn *fn, void *
         if (d->inflight < d->inflight_max && d->waiting.first == NULL)
             start(d, e);
         else
-            set_state(e, WAITING);
+            wait_in_line(d, e);
         if (e->state == KNOWN) {
             copy_answer(e, a);
             return 0;
@@ -556,5 +592,8 @@ int64_t dns_tick(struct dns *d, int64_t now)
     d->due = INT64_MAX;
     if (ares_timeout(d->channel, NULL, &tv) != NULL)
         d->due = now + (int64_t)tv.tv_sec * SECOND + tv.tv_usec + 1000;
+    int64_t aged = d->waiting.first != NULL ? age(d) : INT64_MAX;
+    if (aged < d->due)
+        d->due = aged;
     return d->due;
 }

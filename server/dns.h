@@ -36,7 +36,8 @@ typedef void dns_watch_fn(void *arg, int fd, bool rd, bool wr);
 struct dns_options {
     const char *servers; /* "ip[:port],…"; NULL: resolv.conf */
     size_t cache_max;    /* names kept; 0: 65536 */
-    size_t inflight_max; /* queries sent and not answered; more wait in line; 0: 512 */
+    size_t inflight_max; /* queries sent in the last 300 ms and not answered; more wait
+                            in line; 0: 128 */
     int timeout_ms;      /* first try of one query, doubled by each further one; 0: 2000 */
     int tries;           /* 0: 3 */
 };
