@@ -586,7 +586,7 @@ static void take_forgotten(struct fetcher *f)
 /* Starts what may start; returns whether there may be more. */
 static bool start_some(struct fetcher *f)
 {
-    sched_turn(&f->sched, f->now);
+    sched_turn(&f->sched, f->now, atomic_exchange(&f->woken, false));
     take_forgotten(f);
     for (unsigned n = 0; n < STARTS_PER_TURN; n++) {
         if (atomic_load(&f->e->unwritten) > UNWRITTEN_MAX)
@@ -603,8 +603,11 @@ static void wake_others(struct fetcher *f, bool *again)
 {
     uint32_t mask = sched_wake_others(&f->sched, again);
     for (unsigned i = 0; i < f->e->n_fetchers; i++) {
-        if (mask & (1U << i))
-            fetcher_wake(f->e->fetchers[i]);
+        if (!(mask & (1U << i)))
+            continue;
+        struct fetcher *other = f->e->fetchers[i];
+        atomic_store(&other->woken, true); /* before it can look */
+        fetcher_wake(other);
     }
 }
 

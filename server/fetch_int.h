@@ -226,6 +226,7 @@ struct fetcher {
     int64_t now;              /* of this turn */
     uint32_t sockets;         /* open, idle ones too */
     int64_t no_starts_before; /* out of descriptors: pause */
+    _Atomic bool woken;       /* another fetcher gave slots back that we wait for */
     bool asked;               /* the resolver has new questions since its last tick */
     bool draining;
     int64_t drain_until;
