@@ -130,7 +130,7 @@ void host_release(struct host *h)
     if (!f->draining && sched_host_keep(&f->sched, &h->s))
         return; /* take_forgotten() comes back to it */
     sched_host_fini(&f->sched, &h->s);
-    start_drop_target(h);
+    start_forget(h);
     HASH_DEL(f->hosts, h);
     free(h);
 }
@@ -626,6 +626,7 @@ static void *fetcher_main(void *arg)
     char name[16]; /* as perf and top show it */
     snprintf(name, sizeof(name), "fetch-%u", f->no);
     (void)pthread_setname_np(pthread_self(), name);
+    f->socket_share = f->e->max_parallel / f->e->n_fetchers; /* all are there by now */
     for (;;) {
         f->now = now_us();
         take_messages(f);
@@ -751,7 +752,6 @@ void fetcher_free(struct fetcher *f)
     HASH_ITER(hh, f->hosts, h, tmp)
     { /* those whose names were being resolved */
         HASH_DEL(f->hosts, h);
-        start_drop_target(h);
         free(h);
     }
     multi_fini(f);
