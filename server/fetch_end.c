@@ -221,6 +221,7 @@ static void follow(struct transfer *t)
     t->hop_url = to;
     t->hops++;
     t->fresh = t->resent = false;
+    t->lost_times = 0;
     t->other_addresses = 0;
     start_undo(t);
     sched_release(&f->sched, &t->lane->s);
@@ -241,15 +242,17 @@ static bool dead_connection(const struct transfer *t, CURLcode code)
 static void leave_address(struct transfer *t)
 {
     struct host *h = t->lane->host;
-    if (t->addr_gen != 0 && t->addr_gen == h->addr_gen && h->n_addr > 1) /* nobody moved on yet */
-        start_use_address(h, (h->cur + 1) % h->n_addr);
+    if (t->target != NULL && t->target == h->target && h->n_addr > 1) { /* nobody moved on yet */
+        h->cur = (h->cur + 1) % h->n_addr;
+        start_drop_target(h);
+    }
 }
 
 /* Another address of the same host, at once. */
 static bool other_address(struct transfer *t)
 {
     struct host *h = t->lane->host;
-    if (t->addr_gen == 0 || h->state != HOST_RESOLVED || t->other_addresses + 1 >= h->n_addr)
+    if (t->target == NULL || h->state != HOST_RESOLVED || t->other_addresses + 1 >= h->n_addr)
         return false;
     leave_address(t);
     t->other_addresses++;
@@ -296,6 +299,11 @@ void end_transfer(struct transfer *t, CURLcode code)
         requeue(t);
         return;
     }
+    if (h2_lost(t, code)) {
+        start_undo(t);
+        start_hop(t);
+        return;
+    }
     if (dead_connection(t, code)) {
         t->fresh = t->resent = true;
         start_undo(t);
@@ -307,6 +315,7 @@ void end_transfer(struct transfer *t, CURLcode code)
         start_hop(t);
         return;
     }
+    h2_failed(t, code);
     if (code == CURLE_OPERATION_TIMEDOUT && !t->connected)
         leave_address(t);
     if (t->follow && (code == CURLE_OK || t->hop_cut)) {
@@ -326,6 +335,11 @@ void end_transfer(struct transfer *t, CURLcode code)
 
 void end_timer(struct transfer *t)
 {
+    if (t->state == TRANSFER_JOINING) {
+        add_time(t, TIMING_CONNECT, t->f->now - t->join_us);
+        end_with(t, fail(OUTCOME_TIMEOUT, "no connection of the host took it in time"));
+        return;
+    }
     ASSERT(t->state == TRANSFER_RESOLVING);
     add_time(t, TIMING_DNS, t->f->now - t->resolve_us);
     end_with(t, fail(OUTCOME_TIMEOUT, "the name was not resolved in time"));

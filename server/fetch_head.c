@@ -105,8 +105,9 @@ static void take_field(struct transfer *t, struct span line)
 
 static void start_head(struct transfer *t, struct span line)
 {
-    if (line.len < 7 || memcmp(line.ptr, "HTTP/1.", 7) != 0)
-        t->broken = "the response is not HTTP/1";
+    const char *start = t->is_h2 ? "HTTP/2 " : "HTTP/1.";
+    if (line.len < 7 || memcmp(line.ptr, start, 7) != 0)
+        t->broken = "the response is of another HTTP version than the connection";
     if (++t->heads > INTERIM_MAX)
         t->broken = "more than 20 interim responses";
     t->head_ended = false;

@@ -1,6 +1,6 @@
 /* A fetcher from within: shared by fetch.c (loop, messages, lanes), fetch_multi.c (curl multis on
  * epoll), fetch_start.c (from a lane to a running transfer), fetch_head.c (a response as it comes
- * in), fetch_end.c (from libcurl's verdict to a hop, another attempt or a result) and fetch_out.c
+ * in), fetch_h2.c (streams of shared connections), fetch_end.c (from libcurl's verdict to a hop, another attempt or a result) and fetch_out.c
  * (bodies, and results on their way to the keeper).
  * Everything here belongs to the fetcher's thread. */
 #ifndef SERVER_FETCH_INT_H
@@ -19,10 +19,11 @@
 enum {
     SHARDS = 16,              /* multis of a fetcher: libcurl walks a multi's whole connection
                                  cache whenever a transfer ends, so keep each small */
+    ALL_SHARDS = SHARDS * 2,  /* further ones for transfers that offer HTTP/2 */
+    SHARD_STREAMS = 100,      /* in these: transfers of one host, streams of one connection */
+    LOST_MAX = 5,             /* connections that died under a request; then it goes by HTTP/1.1 */
     SHARD_CHUNK = 32,         /* transfers of one host in a shard before the next one is used */
-    SHARD_IDLE = 128,         /* connections a shard keeps at least when transfers end; more where
-                                 there are descriptors for them … */
-    SHARD_SHORT = 16,         /* … and this many when these run short */
+    SHARD_IDLE = 128,         /* connections a shard keeps when transfers end */
     STARTS_PER_TURN = 256,    /* then the sockets get their turn */
     SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
     HEADER_BYTES = 64 * 1024, /* of a response's field lines */
@@ -31,6 +32,14 @@ enum {
     HOP_BODY = 64 * 1024, /* of a redirect's body that is read to keep its connection */
     EASY_POOL = 512,      /* handles kept for the next transfers */
     TRANSFER_MAGIC = 0x7472616e,
+};
+
+/* An address as libcurl is told to connect to it; counted, since transfers keep it while the host
+ * moves on to another. */
+struct target {
+    uint32_t refs;
+    struct curl_slist connect_to; /* "::ADDRESS:", the only entry */
+    char text[64];
 };
 
 struct msg_stop {
@@ -50,12 +59,21 @@ struct host {
     int64_t expires_us;
     size_t n_addr, cur; /* only allowed addresses; cur: the one in use */
     struct dns_addr addr[DNS_ADDRS_MAX];
-    uint32_t addr_gen;                      /* changes with the address in use */
-    char ip[INET6_ADDRSTRLEN + 2];          /* addr[cur] as text; "": not made yet */
-    uint16_t cached_port;                   /* libcurl's cache has the host with this port … */
-    uint32_t cached;                        /* … in these shards, a bit set */
+    struct target *target;                  /* of addr[cur]; NULL: not made yet */
     struct transfer *wait_head, *wait_tail; /* ASKING */
-    uint16_t active[SHARDS];
+    uint16_t active[ALL_SHARDS];
+
+    /* fetch_h2.c */
+    struct transfer *opener; /* opens a connection that others may share */
+    struct joining {
+        struct transfer *head, *tail;
+    } joining[LOST_MAX]; /* by lost_times */
+    uint32_t n_joining;
+    struct host *join_next; /* of fetcher.joins */
+    bool join_listed;
+    bool open_failed;   /* the opener's connection did not come about */
+    uint32_t join_room; /* streams that ended since */
+    uint32_t h1_port;   /* where the host was found not to speak HTTP/2; 0: none */
     char name[];
 };
 
@@ -101,6 +119,7 @@ enum transfer_state {
     TRANSFER_IDLE,      /* between two states */
     TRANSFER_QUEUED,    /* in its lane's front list */
     TRANSFER_RESOLVING, /* in its host's waiting list; holds its slots */
+    TRANSFER_JOINING,   /* waits for a connection that its host's opener opens; holds its slots */
     TRANSFER_RUNNING,   /* in a multi; holds its slots */
 };
 
@@ -111,7 +130,7 @@ struct transfer {
     enum transfer_state state;
     struct fetcher *f;
     struct transfer *prev, *next;           /* of all of the fetcher */
-    struct transfer *list_prev, *list_next; /* front, or the host's waiting list */
+    struct transfer *list_prev, *list_next; /* front, or one of the host's lists */
     struct live *live;                      /* a reference */
     struct lane *lane;
     int64_t due_us; /* timer; INT64_MAX: none */
@@ -133,12 +152,14 @@ struct transfer {
     struct buf redirects;
     CURL *easy;
     struct shard *shard;
-    uint32_t addr_gen;          /* of its host; 0: the host is an address itself */
-    struct curl_slist *resolve; /* what libcurl's cache is told */
-    struct curl_slist *fields;  /* request headers given to libcurl */
-    unsigned other_addresses;   /* tries at further addresses of the host */
-    bool fresh;                 /* must not reuse a connection */
-    bool resent;                /* a dead connection was found once already */
+    struct target *target;     /* a reference; NULL: the host is an address itself */
+    struct curl_slist *fields; /* request headers given to libcurl */
+    unsigned other_addresses;  /* tries at further addresses of the host */
+    bool fresh;                /* must not reuse a connection */
+    bool resent;               /* a dead connection was found once already */
+    bool offers_h2;            /* runs in one of the multis for HTTP/2 */
+    unsigned lost_times;       /* HTTP/2 connections that died before it was answered */
+    int64_t join_us;           /* JOINING since */
 
     /* times, µs */
     int64_t ready_us;   /* waits in the scheduler since */
@@ -160,6 +181,9 @@ struct transfer {
     bool follow; /* a redirect that will be followed */
     bool too_many_hops, location_cut;
     bool connected;  /* a connection was chosen for this hop */
+    bool is_h2;      /* … that speaks HTTP/2 */
+    bool lost;       /* … that died */
+    int fd;          /* the socket that was opened for it; -1: none */
     bool has_length; /* Content-Length */
     uint64_t length;
     const char *broken; /* what breaks the protocol; NULL: nothing */
@@ -177,10 +201,9 @@ struct shard {
     CURLM *multi;   /* NULL: not made yet */
     int64_t due_us; /* libcurl's timer; INT64_MAX: none */
     uint32_t active;
-    int64_t idle_since;        /* active is 0 since */
-    bool stale;                /* an idle connection of it has died */
-    bool touched;              /* look for ended transfers */
-    struct curl_slist *forget; /* names that its cache need not know any more */
+    int64_t idle_since; /* active is 0 since */
+    bool stale;         /* an idle connection of it has died */
+    bool touched;       /* look for ended transfers */
 };
 
 enum fd_kind { FD_NONE, FD_CURL, FD_DNS };
@@ -189,8 +212,9 @@ enum fd_kind { FD_NONE, FD_CURL, FD_DNS };
 struct fd_entry {
     uint8_t kind;
     uint8_t shard;
-    uint8_t registered; /* EPOLLIN | EPOLLOUT bits known to epoll; 0: not in it */
-    uint8_t want;       /* what libcurl asks for now */
+    uint8_t want;        /* what libcurl asks for now */
+    bool h2;             /* a connection that speaks HTTP/2 */
+    uint32_t registered; /* events known to epoll; 0: not in it */
 };
 
 struct fetcher {
@@ -201,12 +225,13 @@ struct fetcher {
     int epoll;
     struct fd_entry *fds;
     size_t n_fds;
-    struct shard shards[SHARDS];
+    struct shard shards[ALL_SHARDS];
     CURLSH *share;                                   /* TLS sessions */
     struct curl_slist *agent_field, *encoding_field; /* the first leads on to the second */
     struct sched sched;
     struct dns *dns;
     struct host *hosts;         /* uthash, by name */
+    struct host *joins;         /* with something to do for h2_serve */
     struct fbatch *batches;     /* uthash, by live */
     struct lane *lanes;         /* uthash, by host and batch */
     struct transfer *transfers; /* all */
@@ -222,12 +247,9 @@ struct fetcher {
     int64_t flush_due; /* monotonic: out may wait for further results until then */
     struct buf scratch;
     uint64_t random;
-    int64_t now;           /* of this turn */
-    uint32_t sockets;      /* open, idle ones too */
-    uint32_t socket_share; /* this fetcher's part of max_parallel */
-    bool short_of_sockets;
+    int64_t now;              /* of this turn */
+    uint32_t sockets;         /* open, idle ones too */
     int64_t no_starts_before; /* out of descriptors: pause */
-    _Atomic bool woken;       /* another fetcher gave slots back that we wait for */
     bool asked;               /* the resolver has new questions since its last tick */
     bool draining;
     int64_t drain_until;
@@ -236,9 +258,11 @@ struct fetcher {
 /* fetch_multi.c */
 int multi_init(struct fetcher *f) MUSTCHECK;
 void multi_fini(struct fetcher *f);
-struct shard *multi_shard(struct fetcher *f, struct host *h);
+struct shard *multi_shard(struct fetcher *f, struct host *h, bool h2);
 int multi_add(struct transfer *t, struct shard *s) MUSTCHECK;
-void multi_remove(struct transfer *t);               /* safe when it is in none */
+void multi_remove(struct transfer *t); /* safe when it is in none */
+void multi_kick(struct shard *s);      /* lets it act on what is due */
+void multi_mark_h2(struct fetcher *f, int fd);
 void multi_watch(void *f, int fd, bool rd, bool wr); /* for dns */
 /* Waits at most until `until` (monotonic), lets libcurl and the resolver act, and ends the
  * transfers that are over. */
@@ -258,18 +282,31 @@ void start_give_easy(struct fetcher *f, CURL *easy);
 void start_next(struct fetcher *f, struct lane *l);
 /* Resolves and connects; the slots are held. */
 void start_hop(struct transfer *t);
-/* Further transfers of the host connect to addr[i]. */
-void start_use_address(struct host *h, size_t i);
-/* The host is given up: libcurl forgets its address. */
-void start_forget(struct host *h);
+void start_drop_target(struct host *h);
 /* Takes it out of its host's waiting list. */
 void start_unwait(struct transfer *t);
+/* Runs what waited in h2_join. */
+void start_joined(struct transfer *t);
 /* Gives back what a running transfer holds of libcurl's. Safe in every state. */
 void start_undo(struct transfer *t);
 
 /* fetch_head.c: for CURLOPT_WRITEFUNCTION and CURLOPT_HEADERFUNCTION */
 size_t head_body(char *p, size_t size, size_t n, void *arg);
 size_t head_line(char *p, size_t size, size_t n, void *arg);
+
+/* fetch_h2.c */
+bool h2_offered(const struct transfer *t); /* whether its next hop offers HTTP/2 */
+/* Before it runs: it waits instead (true; the caller sets its timer), or may run. */
+bool h2_join(struct transfer *t);
+void h2_unjoin(struct transfer *t);
+void h2_started(struct transfer *t);   /* it is in a multi */
+void h2_connected(struct transfer *t); /* before its request is sent */
+void h2_failed(struct transfer *t, CURLcode code);
+void h2_left(struct transfer *t); /* before it leaves its multi */
+/* Its connection died before it was answered: it must be started again, uncharged. */
+bool h2_lost(struct transfer *t, CURLcode code);
+/* Starts what need not wait any longer. */
+void h2_serve(struct fetcher *f);
 
 /* fetch_end.c */
 struct verdict {

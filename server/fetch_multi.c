@@ -5,9 +5,11 @@
  * again; when it fires meanwhile, its connection must not be used again. libcurl's timers are deadlines that the next
  * epoll_wait honours. */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -16,6 +18,7 @@
 enum {
     EVENTS = 512,
     IDLE_US = 60 * 1000 * 1000, /* idle connections are kept this long … */
+    H2_UNREAD = 16 * 1024,      /* bytes on an idle HTTP/2 connection that end it */
     STALE_US = 1000 * 1000, /* … and this long when some of them were closed by their origin */
 };
 
@@ -45,7 +48,7 @@ static void epoll_set(struct fetcher *f, int fd, struct fd_entry *en, uint32_t e
         rc = epoll_ctl(f->epoll, EPOLL_CTL_ADD, fd, &ev);
     if (rc != 0 && op != EPOLL_CTL_DEL)
         log_line(LOG_ERROR, "fetch", "epoll_ctl: %s", strerror(errno));
-    en->registered = rc == 0 ? (uint8_t)events : 0;
+    en->registered = rc == 0 ? events : 0;
 }
 
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *userp, void *socketp)
@@ -84,6 +87,9 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
     ASSERT(t->magic == TRANSFER_MAGIC);
     if (purpose != CURLSOCKTYPE_IPCXN)
         return CURL_SOCKET_BAD;
+    t->lost = t->offers_h2 && t->connected;
+    if (t->lost)
+        return CURL_SOCKET_BAD;
     /* The last word: the very address that connect(2) gets. */
     t->blocked_by = guard_check(&t->f->e->guard, &a->addr);
     if (t->blocked_by != NULL)
@@ -95,6 +101,7 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
         return CURL_SOCKET_BAD;
     }
     t->f->sockets++;
+    t->fd = fd;
     struct fd_entry *en = entry(t->f, fd);
     *en = (struct fd_entry){0};
     return fd;
@@ -117,29 +124,6 @@ void multi_watch(void *fetcher, int fd, bool rd, bool wr)
     epoll_set(f, fd, en, (rd ? (uint32_t)EPOLLIN : 0) | (wr ? (uint32_t)EPOLLOUT : 0));
 }
 
-static long max_connects(const struct fetcher *f)
-{
-    if (f->short_of_sockets)
-        return SHARD_SHORT;
-    uint32_t n = f->socket_share / SHARDS / 4 * 3;
-    return n > SHARD_IDLE ? n : SHARD_IDLE;
-}
-
-/* Idle connections stay while there are descriptors enough; libcurl closes the oldest ones over
- * its bound as transfers end. */
-static void settle_idle(struct fetcher *f)
-{
-    uint32_t most = f->socket_share / 8 * 7, few = f->socket_share / 4 * 3;
-    bool now_short = f->sockets > (f->short_of_sockets ? few : most);
-    if (now_short == f->short_of_sockets)
-        return;
-    f->short_of_sockets = now_short;
-    for (unsigned i = 0; i < SHARDS; i++) {
-        if (f->shards[i].multi != NULL)
-            curl_multi_setopt(f->shards[i].multi, CURLMOPT_MAXCONNECTS, max_connects(f));
-    }
-}
-
 static int shard_open(struct shard *s)
 {
     s->multi = curl_multi_init();
@@ -150,14 +134,17 @@ static int shard_open(struct shard *s)
     curl_multi_setopt(s->multi, CURLMOPT_SOCKETDATA, s);
     curl_multi_setopt(s->multi, CURLMOPT_TIMERFUNCTION, on_timer);
     curl_multi_setopt(s->multi, CURLMOPT_TIMERDATA, s);
-    curl_multi_setopt(s->multi, CURLMOPT_PIPELINING, (long)CURLPIPE_NOTHING);
-    curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, max_connects(s->f));
+    bool h2 = s - s->f->shards >= SHARDS;
+    curl_multi_setopt(s->multi, CURLMOPT_PIPELINING,
+                      h2 ? (long)CURLPIPE_MULTIPLEX : (long)CURLPIPE_NOTHING);
+    curl_multi_setopt(s->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, (long)SHARD_STREAMS);
+    curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, (long)SHARD_IDLE);
     return 0;
 }
 
 int multi_init(struct fetcher *f)
 {
-    for (unsigned i = 0; i < SHARDS; i++) {
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
         f->shards[i].f = f;
         f->shards[i].due_us = INT64_MAX;
     }
@@ -176,10 +163,9 @@ int multi_init(struct fetcher *f)
 
 void multi_fini(struct fetcher *f)
 {
-    for (unsigned i = 0; i < SHARDS; i++) {
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
         if (f->shards[i].multi != NULL)
             curl_multi_cleanup(f->shards[i].multi);
-        curl_slist_free_all(f->shards[i].forget);
     }
     while (f->n_easies > 0)
         curl_easy_cleanup(f->easies[--f->n_easies]);
@@ -192,12 +178,13 @@ void multi_fini(struct fetcher *f)
 
 /* The shard for one more transfer of a host: its own first one, and further ones when that has
  * many of it; the first ones are filled up again first, since their connections wait there. */
-struct shard *multi_shard(struct fetcher *f, struct host *h)
+struct shard *multi_shard(struct fetcher *f, struct host *h, bool h2)
 {
-    unsigned base = (unsigned)(h->key % SHARDS);
-    for (uint32_t room = SHARD_CHUNK;; room += SHARD_CHUNK) {
+    unsigned base = (unsigned)(h->key % SHARDS), first = h2 ? SHARDS : 0;
+    uint32_t chunk = h2 ? SHARD_STREAMS : SHARD_CHUNK;
+    for (uint32_t room = chunk;; room += chunk) {
         for (unsigned i = 0; i < SHARDS; i++) {
-            unsigned k = (base + i) % SHARDS;
+            unsigned k = first + (base + i) % SHARDS;
             if (h->active[k] < room)
                 return &f->shards[k];
         }
@@ -233,11 +220,6 @@ void multi_remove(struct transfer *t)
 
 static void shard_close(struct shard *s)
 {
-    uint32_t bit = 1U << (s - s->f->shards);
-    for (struct host *h = s->f->hosts; h != NULL; h = h->hh.next)
-        h->cached &= ~bit;
-    curl_slist_free_all(s->forget);
-    s->forget = NULL;
     curl_multi_cleanup(s->multi);
     s->multi = NULL;
     s->due_us = INT64_MAX;
@@ -246,7 +228,7 @@ static void shard_close(struct shard *s)
 
 void multi_close_idle(struct fetcher *f)
 {
-    for (unsigned i = 0; i < SHARDS; i++) {
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
         struct shard *s = &f->shards[i];
         if (s->multi != NULL && s->active == 0)
             shard_close(s);
@@ -258,7 +240,7 @@ void multi_close_idle(struct fetcher *f)
 static int64_t age_out(struct fetcher *f)
 {
     int64_t next = INT64_MAX;
-    for (unsigned i = 0; i < SHARDS; i++) {
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
         struct shard *s = &f->shards[i];
         if (s->multi == NULL || s->active > 0)
             continue;
@@ -269,6 +251,11 @@ static int64_t age_out(struct fetcher *f)
             next = due;
     }
     return next;
+}
+
+void multi_mark_h2(struct fetcher *f, int fd)
+{
+    entry(f, fd)->h2 = true;
 }
 
 /* An idle connection that becomes readable was closed by its origin, or holds bytes that nobody
@@ -284,12 +271,26 @@ static void spoil(struct fetcher *f, int fd, struct fd_entry *en)
     f->shards[en->shard].stale = true;
 }
 
+/* Frames may come at any time, even on an idle connection; libcurl reads them before it uses it
+ * again. Many bytes are bodies of streams that were given up, which libcurl tells the origin only
+ * with its next request. */
+static int unread(int fd)
+{
+    int n = 0;
+    return ioctl(fd, FIONREAD, &n) == 0 ? n : INT_MAX;
+}
+
 static void act(struct shard *s, curl_socket_t fd, int events)
 {
     int running;
     CURLMcode rc = curl_multi_socket_action(s->multi, fd, events, &running);
     ASSERT(rc == CURLM_OK);
     s->touched = true;
+}
+
+void multi_kick(struct shard *s)
+{
+    act(s, CURL_SOCKET_TIMEOUT, 0);
 }
 
 static void on_event(struct fetcher *f, int fd, uint32_t events)
@@ -306,6 +307,11 @@ static void on_event(struct fetcher *f, int fd, uint32_t events)
     struct shard *s = &f->shards[en->shard];
     if (en->kind != FD_CURL || s->multi == NULL) {
         epoll_set(f, fd, en, 0);
+        return;
+    }
+    if (en->want == 0 && en->h2 && !(events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) &&
+        unread(fd) < H2_UNREAD) {
+        epoll_set(f, fd, en, EPOLLIN | EPOLLRDHUP | EPOLLET); /* its end, and further bytes */
         return;
     }
     if (en->want == 0) {
@@ -342,12 +348,13 @@ static void reap(struct shard *s)
 
 void multi_turn(struct fetcher *f, int64_t until)
 {
-    settle_idle(f);
     int64_t aged = age_out(f);
     until = aged < until ? aged : until;
-    for (unsigned i = 0; i < SHARDS; i++) {
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
         if (f->shards[i].due_us < until)
             until = f->shards[i].due_us;
+        if (f->shards[i].touched)
+            until = f->now;
     }
     int64_t wait_us = until == INT64_MAX ? -1 : until - now_us();
     int wait_ms = -1;
@@ -360,7 +367,7 @@ void multi_turn(struct fetcher *f, int64_t until)
     f->now = now_us();
     for (int i = 0; i < n; i++)
         on_event(f, ev[i].data.fd, ev[i].events);
-    for (unsigned i = 0; i < SHARDS; i++) {
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
         struct shard *s = &f->shards[i];
         if (s->due_us <= f->now) {
             s->due_us = INT64_MAX; /* libcurl sets it again if it wants another */
@@ -368,7 +375,7 @@ void multi_turn(struct fetcher *f, int64_t until)
                 act(s, CURL_SOCKET_TIMEOUT, 0);
         }
     }
-    for (unsigned i = 0; i < SHARDS; i++) {
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
         if (f->shards[i].touched)
             reap(&f->shards[i]);
     }

@@ -34,7 +34,6 @@ http {{
     server {{
         {listen}
         listen 127.0.0.1:{tls_port} ssl backlog=4096;
-        location = /status {{ stub_status; }}
         location /fast {{ return 200 "{body}"; }}
         location /close {{ keepalive_timeout 0; return 200 "{body}"; }}
         location /wait {{ echo_sleep 2; echo_exec /fast; }}
@@ -107,15 +106,6 @@ class Origin:
                 except subprocess.TimeoutExpired:
                     process.kill()
                     process.wait()
-
-    def accepted(self):
-        """Connections so far."""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as s:
-            s.sendall(b"GET /status HTTP/1.0\r\n\r\n")
-            text = b""
-            while part := s.recv(4096):
-                text += part
-        return int(text.split(b"requests")[1].split()[0])
 
     # ---- lists of URLs, as files ----
 

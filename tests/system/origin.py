@@ -18,7 +18,7 @@ HERE = pathlib.Path(__file__).parent / "origin"
 HOSTS = [f"127.0.0.{n}" for n in range(1, 51)]
 DEAD_HOST = "127.0.0.77"  # nothing listens there
 
-Hit = collections.namedtuple("Hit", "time host method uri status connection")
+Hit = collections.namedtuple("Hit", "time host method uri status connection protocol")
 
 # https: address -> (kind of certificate it presents)
 TLS = {
@@ -29,6 +29,13 @@ TLS = {
     "127.0.0.5": "other-ca",      # signed by a CA that nobody trusts
     "127.0.0.6": "no-chain",      # the intermediate certificate is not sent
     "127.0.0.7": "good",
+}
+
+# HTTP/2 over TLS, on a port each: what it does -> nginx's settings for it
+H2 = {
+    "plain": "",
+    "few": "http2_max_concurrent_streams 4;",
+    "goaway": "keepalive_requests 40;",  # then GOAWAY, and a new connection
 }
 
 
@@ -133,7 +140,8 @@ class Origin:
         self.ca_file = str(self.dir / "tls" / "ca.crt")
         (self.dir / "temp").mkdir()
         for _ in range(5):
-            self.port, self.tls_port = free_ports(2)
+            self.port, self.tls_port, *ports = free_ports(2 + len(H2))
+            self.h2_ports = dict(zip(H2, ports))
             self._write_config()
             self._errors = open(self.dir / "stderr", "wb")
             self.process = subprocess.Popen(
@@ -155,6 +163,12 @@ class Origin:
                 f"        listen {address}:{self.tls_port} ssl;",
                 f"        ssl_certificate {self.dir}/tls/{kind}.crt;",
                 f"        ssl_certificate_key {self.dir}/tls/{kind}.key;"])))
+        for kind, settings in H2.items():
+            servers.append(server.replace("@LISTEN@", "\n".join([
+                *(f"        listen {a}:{self.h2_ports[kind]} ssl http2;" for a in HOSTS[:10]),
+                f"        ssl_certificate {self.dir}/tls/good.crt;",
+                f"        ssl_certificate_key {self.dir}/tls/good.key;",
+                f"        {settings}"])))
         nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         nofile = 65536 if nofile == resource.RLIM_INFINITY else min(nofile, 65536)
         values = {
@@ -195,6 +209,9 @@ class Origin:
 
     def https(self, path, host=HOSTS[0]):
         return f"https://{host}:{self.tls_port}{path}"
+
+    def h2(self, path, kind="plain", host=HOSTS[0]):
+        return f"https://{host}:{self.h2_ports[kind]}{path}"
 
     # ---- what it saw ----
 
@@ -251,6 +268,6 @@ class Origin:
             time.sleep(0.02)
         hits = []
         for line in lines:
-            at, host, method, uri, status, connection = line.split(" ")
-            hits.append(Hit(float(at), host, method, uri, int(status), int(connection)))
+            at, host, method, uri, status, connection, protocol = line.split(" ")
+            hits.append(Hit(float(at), host, method, uri, int(status), int(connection), protocol))
         return hits

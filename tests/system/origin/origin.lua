@@ -120,17 +120,42 @@ function routes.delay(arg)
     whole("after " .. arg .. " s")
 end
 
+-- This Lua module can neither read a body over HTTP/2 that has no Content-Length, nor its header as
+-- it came.
+local function is_h2()
+    return ngx.req.http_version() == 2
+end
+
+local function read_body()
+    if not is_h2() or ngx.var.http_content_length then
+        ngx.req.read_body()
+    end
+    return ngx.req.get_body_data() or ""
+end
+
+local function raw_header()
+    if not is_h2() then
+        return ngx.req.raw_header()
+    end
+    local lines = {ngx.req.get_method() .. " " .. ngx.var.request_uri .. " HTTP/2"}
+    for name, value in pairs(ngx.req.get_headers(0)) do
+        for _, one in ipairs(type(value) == "table" and value or {value}) do
+            lines[#lines + 1] = name .. ": " .. one
+        end
+    end
+    return table.concat(lines, "\r\n") .. "\r\n\r\n"
+end
+
 function routes.echo()
-    ngx.req.read_body()
-    local body = ngx.req.get_body_data() or ""
+    local body = read_body()
     ngx.header.content_type = "application/json"
     whole(string.format('{"method":%s,"uri":%s,"head":%s,"body":%s}', quote(ngx.req.get_method()),
-                        quote(ngx.var.request_uri), quote(ngx.encode_base64(ngx.req.raw_header())),
+                        quote(ngx.var.request_uri), quote(ngx.encode_base64(raw_header())),
                         quote(ngx.encode_base64(body))))
 end
 
 local function redirect(to, status)
-    ngx.req.read_body()
+    read_body()
     ngx.status = status
     ngx.header.location = to
     whole("to " .. to)

@@ -1,0 +1,190 @@
+/* HTTP/2 over TLS, for batches that ask for it. Runs on the fetcher's thread.
+ *
+ * The transfers that offer it live in multis of their own, so that a connection is never shared
+ * with those that don't. libcurl gives a transfer a stream of an open connection if one has room;
+ * if none has, it opens another at once, one for each of a burst (CURLOPT_PIPEWAIT waits instead,
+ * but without minding any timeout). So at most one transfer of a host opens a connection; the
+ * others wait here, with their slots and a timer, until it is there or a stream elsewhere ends.
+ *
+ * libcurl repeats a request by itself when its connection died before it was answered; each
+ * stream of a dying connection would open one of its own for that. It gets no socket
+ * (multi_open_socket), and the request comes back here, to be repeated without charge. */
+#include <openssl/ssl.h>
+#include <string.h>
+
+#include "server/fetch_int.h"
+
+/* What must not be sent twice goes by HTTP/1.1: libcurl does not tell a stream that the origin
+ * refused from one that it may have begun to serve. */
+bool h2_offered(const struct transfer *t)
+{
+    return t->live->b.http_version == 20 && t->url.https && t->lost_times < LOST_MAX &&
+           may_repeat(t) && t->lane->host->h1_port != t->url.port;
+}
+
+/* h2_serve looks at the host. */
+static void serve_later(struct host *h)
+{
+    if (h->join_listed)
+        return;
+    h->join_listed = true;
+    h->s.n_lanes++; /* held */
+    h->join_next = h->f->joins;
+    h->f->joins = h;
+}
+
+/* Who lost a connection goes first: an origin may end each after a few requests. */
+bool h2_join(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    if (t->fresh || !h2_offered(t) || (h->opener == NULL && h->n_joining == 0))
+        return false;
+    struct joining *j = &h->joining[t->lost_times];
+    t->state = TRANSFER_JOINING;
+    t->join_us = t->f->now;
+    t->list_next = NULL;
+    t->list_prev = j->tail;
+    if (j->tail != NULL)
+        j->tail->list_next = t;
+    else
+        j->head = t;
+    j->tail = t;
+    h->n_joining++;
+    return true;
+}
+
+void h2_unjoin(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    struct joining *j = &h->joining[t->lost_times];
+    if (t->list_prev != NULL)
+        t->list_prev->list_next = t->list_next;
+    else
+        j->head = t->list_next;
+    if (t->list_next != NULL)
+        t->list_next->list_prev = t->list_prev;
+    else
+        j->tail = t->list_prev;
+    h->n_joining--;
+    t->list_prev = t->list_next = NULL;
+    t->state = TRANSFER_IDLE;
+    timer_set(t, INT64_MAX);
+}
+
+static struct transfer *first_joining(const struct host *h)
+{
+    for (unsigned i = LOST_MAX; i-- > 0;) {
+        if (h->joining[i].head != NULL)
+            return h->joining[i].head;
+    }
+    return NULL;
+}
+
+void h2_started(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    if (!t->offers_h2 || t->fresh)
+        return;
+    multi_kick(t->shard); /* now: the next one must know whether this one opens a connection */
+    if (!t->connected && h->opener == NULL)
+        h->opener = t;
+}
+
+static bool negotiated(struct transfer *t)
+{
+    const struct curl_tlssessioninfo *tls = NULL;
+    const unsigned char *alpn = NULL;
+    unsigned len = 0;
+    curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
+    if (tls != NULL && tls->internals != NULL)
+        SSL_get0_alpn_selected(tls->internals, &alpn, &len);
+    return len == 2 && memcmp(alpn, "h2", 2) == 0;
+}
+
+void h2_connected(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    if (!t->offers_h2)
+        return;
+    t->is_h2 = negotiated(t);
+    if (!t->is_h2)
+        h->h1_port = t->url.port;
+    else if (t->fd >= 0)
+        multi_mark_h2(t->f, t->fd);
+    if (h->opener == t) {
+        h->opener = NULL;
+        serve_later(h);
+    }
+}
+
+void h2_failed(struct transfer *t, CURLcode code)
+{
+    struct host *h = t->lane->host;
+    /* Who waits has a timer of its own, but must not be told off one by one. */
+    if (h->opener == t && !t->connected && code != CURLE_OPERATION_TIMEDOUT)
+        h->open_failed = true;
+}
+
+void h2_left(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    if (h->opener == t)
+        h->opener = NULL;
+    else if (t->lost)
+        h->join_room = 0;
+    else if (h->n_joining > 0)
+        h->join_room++; /* a stream of an open connection */
+    if (h->n_joining > 0)
+        serve_later(h);
+    else
+        h->open_failed = false;
+}
+
+/* libcurl tells it by words only. */
+static bool wants_h1(const struct transfer *t, CURLcode code)
+{
+    return code == CURLE_HTTP2_STREAM && strstr(t->error, "HTTP_1_1_REQUIRED") != NULL;
+}
+
+bool h2_lost(struct transfer *t, CURLcode code)
+{
+    bool died = code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR || code == CURLE_GOT_NOTHING ||
+                code == CURLE_PARTIAL_FILE || code == CURLE_HTTP2;
+    bool again = t->lost;
+    t->lost = again || (t->is_h2 && t->broken == NULL && died);
+    if (wants_h1(t, code))
+        t->lost_times = LOST_MAX;
+    else if (again || (t->lost && t->heads == 0))
+        t->lost_times++;
+    else
+        return false;
+    return true;
+}
+
+static void serve(struct host *h)
+{
+    bool failed = h->open_failed;
+    uint32_t room = h->join_room;
+    h->open_failed = false;
+    h->join_room = 0;
+    while (h->n_joining > 0 && (failed || h->opener == NULL || room > 0)) {
+        struct transfer *t = first_joining(h);
+        if (!failed && h->opener != NULL)
+            room--;
+        h2_unjoin(t);
+        t->fresh = failed; /* each for itself, as with HTTP/1.1 */
+        start_joined(t);
+    }
+}
+
+void h2_serve(struct fetcher *f)
+{
+    while (f->joins != NULL) {
+        struct host *h = f->joins;
+        f->joins = h->join_next;
+        h->join_listed = false;
+        serve(h);
+        h->s.n_lanes--;
+        host_release(h);
+    }
+}
