@@ -1,8 +1,11 @@
-/* The floor: what a client costs that does nothing but move the bytes. One thread, epoll, HTTP/1.1
- * with keep-alive, no names, no TLS, no limits but a number of connections. It keeps the bodies in
- * memory and trusts its origin (Content-Length, no chunks).
+/* The physical limit: what one thread with epoll needs for the same URLs, with nothing around it.
  *
- * bare CONNECTIONS FILE: the URLs of FILE, http://ADDRESS:PORT/PATH each; prints JSON. */
+ * Usage: bare URLFILE CONNECTIONS close|keep
+ *
+ * Fetches the URLs of the file (http://IPV4:PORT/PATH, a line each), CONNECTIONS at once, 0: all.
+ * Keeps every body in memory. Prints one line of JSON: wall and CPU seconds from before it reads
+ * the file to the last body, and counts. It does nothing that a fetcher for any origin needs: no
+ * names, no limits, no timeouts, no retries, no chunks. A file is all it believes. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -12,40 +15,39 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/epoll.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { EVENTS = 512, INPUT = 16384 };
+#define READ_BYTES ((size_t)256 * 1024)
 
-struct request {
-    struct sockaddr_in to;
-    char *text; /* request line and fields, whole */
-    char *body;
-    size_t body_len;
+struct url {
+    struct sockaddr_in addr;
+    const char *host; // up to path
+    const char *path;
+    size_t host_len;
+    size_t path_len;
 };
 
 struct conn {
-    int fd;
-    struct sockaddr_in to;
-    size_t request; /* index */
-    size_t sent, got;
-    long need; /* of the whole response; -1: not known yet */
-    char *in;
-    bool connecting;
+    int fd;        // -1: none
+    uint32_t url;  // what it fetches
+    bool sent;     // the request, whole
+    bool reused;   // it carried a response before
+    char *partial; // what came of a response that did not come in one read
+    size_t have;   // bytes of it
 };
 
-static struct request *requests;
-static size_t n_requests, next_request, n_done, n_failed, n_open;
+static struct url *urls;
+static uint32_t n_urls, next_url;
+static char **bodies;
+static uint32_t n_ok, n_failed, n_connects;
+static bool keep;
 static int ep;
-
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
-}
+static char in[READ_BYTES];
 
 static void die(const char *what)
 {
@@ -53,164 +55,268 @@ static void die(const char *what)
     exit(1);
 }
 
-static void load(const char *path)
+static double seconds_of(clockid_t clock)
 {
-    FILE *f = fopen(path, "r");
-    char line[4096];
-    size_t cap = 0;
-    if (f == NULL)
-        die(path);
-    while (fgets(line, sizeof(line), f) != NULL) {
-        char host[64], target[2048] = "/";
-        unsigned port = 80;
-        line[strcspn(line, "\r\n")] = '\0';
-        if (sscanf(line, "http://%63[0-9.]:%u%2047s", host, &port, target) < 2)
-            continue;
-        if (n_requests == cap) {
-            cap = cap == 0 ? 1024 : cap * 2;
-            requests = realloc(requests, cap * sizeof(*requests));
-        }
-        struct request *r = &requests[n_requests++];
-        memset(r, 0, sizeof(*r));
-        r->to.sin_family = AF_INET;
-        r->to.sin_port = htons((uint16_t)port);
-        inet_pton(AF_INET, host, &r->to.sin_addr);
-        if (asprintf(&r->text, "GET %s HTTP/1.1\r\nHost: %s:%u\r\nAccept: */*\r\n\r\n", target,
-                     host, port) < 0)
-            die("asprintf");
-    }
-    fclose(f);
+    struct timespec t;
+    clock_gettime(clock, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
-static void give_up(struct conn *c)
+static bool parse_url(char *line, size_t len, struct url *u)
+{
+    if (len < 8 || memcmp(line, "http://", 7) != 0)
+        return false;
+    char *host = line + 7, *end = line + len;
+    char *path = memchr(host, '/', (size_t)(end - host));
+    char *colon = path ? memchr(host, ':', (size_t)(path - host)) : NULL;
+    if (colon == NULL)
+        return false;
+    *colon = '\0';
+    u->addr.sin_family = AF_INET;
+    u->addr.sin_port = htons((uint16_t)strtoul(colon + 1, NULL, 10));
+    if (inet_pton(AF_INET, host, &u->addr.sin_addr) != 1)
+        return false;
+    *colon = ':';
+    u->host = host;
+    u->host_len = (size_t)(path - host);
+    u->path = path;
+    u->path_len = (size_t)(end - path);
+    return true;
+}
+
+static void read_urls(const char *path)
+{
+    FILE *file = fopen(path, "r");
+    if (file == NULL)
+        die(path);
+    fseek(file, 0, SEEK_END);
+    size_t size = (size_t)ftell(file);
+    rewind(file);
+    char *text = malloc(size + 1); // stays: the URLs point into it
+    if (text == NULL || fread(text, 1, size, file) != size)
+        die(path);
+    fclose(file);
+    text[size] = '\0';
+
+    for (size_t i = 0; i < size; i++)
+        n_urls += text[i] == '\n';
+    urls = calloc(n_urls, sizeof *urls);
+    bodies = calloc(n_urls, sizeof *bodies);
+    if (urls == NULL || bodies == NULL)
+        die("memory");
+    char *line = text;
+    for (uint32_t i = 0; i < n_urls; i++) {
+        char *end = strchr(line, '\n');
+        if (!parse_url(line, (size_t)(end - line), &urls[i])) {
+            fprintf(stderr, "bare: line %u is no http://IPV4:PORT/PATH\n", i + 1);
+            exit(1);
+        }
+        line = end + 1;
+    }
+}
+
+static bool same_origin(const struct url *a, const struct url *b)
+{
+    return a->addr.sin_addr.s_addr == b->addr.sin_addr.s_addr &&
+           a->addr.sin_port == b->addr.sin_port;
+}
+
+static void disconnect(struct conn *c)
+{
+    if (c->fd >= 0)
+        close(c->fd);
+    c->fd = -1;
+    c->have = 0;
+}
+
+static void connect_it(struct conn *c)
+{
+    const struct url *u = &urls[c->url];
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (c->fd < 0)
+        die("socket");
+    int one = 1;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+    c->sent = c->reused = false;
+    c->have = 0;
+    n_connects++;
+    if (connect(c->fd, (const struct sockaddr *)&u->addr, sizeof u->addr) != 0 &&
+        errno != EINPROGRESS)
+        die("connect");
+    struct epoll_event event = {.events = EPOLLIN | EPOLLOUT | EPOLLET, .data.ptr = c};
+    if (epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &event) != 0)
+        die("epoll_ctl");
+}
+
+// -> whether the connection still stands
+static bool send_it(struct conn *c)
+{
+    const struct url *u = &urls[c->url];
+    char request[1024];
+    int len = snprintf(request, sizeof request,
+                       "GET %.*s HTTP/1.1\r\nHost: %.*s\r\nUser-Agent: bare\r\nAccept: */*\r\n\r\n",
+                       (int)u->path_len, u->path, (int)u->host_len, u->host);
+    ssize_t n = send(c->fd, request, (size_t)len, MSG_NOSIGNAL);
+    if (n == len) {
+        c->sent = true;
+        return true;
+    }
+    return n < 0 && (errno == EAGAIN || errno == ENOTCONN); // a short write: give up
+}
+
+// Takes the next URL, on this connection if it may be kept. -> whether there is one
+static bool take_next(struct conn *c, bool stays)
+{
+    if (next_url == n_urls) {
+        disconnect(c);
+        return false;
+    }
+    uint32_t before = c->url;
+    c->url = next_url++;
+    if (stays && c->fd >= 0 && same_origin(&urls[before], &urls[c->url])) {
+        c->reused = true;
+        c->sent = false;
+        c->have = 0;
+        if (send_it(c))
+            return true;
+    }
+    disconnect(c);
+    connect_it(c);
+    return true;
+}
+
+// -> bytes of the response, 0: it is not whole yet, -1: no HTTP that we know
+static ssize_t parse(const char *data, size_t len, uint32_t url, bool *stays)
+{
+    const char *end = memmem(data, len, "\r\n\r\n", 4);
+    if (end == NULL)
+        return len > 16384 ? -1 : 0;
+    if (len < 12 || memcmp(data, "HTTP/1.1 200", 12) != 0)
+        return -1;
+    size_t body = SIZE_MAX;
+    for (const char *line = data; line < end;) {
+        line = (const char *)memmem(line, (size_t)(end + 2 - line), "\r\n", 2) + 2;
+        if (strncasecmp(line, "Content-Length:", 15) == 0)
+            body = strtoul(line + 15, NULL, 10);
+        else if (strncasecmp(line, "Connection: close", 17) == 0)
+            *stays = false;
+    }
+    size_t head = (size_t)(end + 4 - data);
+    if (body == SIZE_MAX)
+        return -1;
+    if (len < head + body)
+        return 0;
+    bodies[url] = malloc(body + 1);
+    if (bodies[url] == NULL)
+        die("memory");
+    memcpy(bodies[url], data + head, body);
+    bodies[url][body] = '\0';
+    return (ssize_t)(head + body);
+}
+
+static void failed(struct conn *c, uint32_t *open)
 {
     n_failed++;
-    n_done++;
-    close(c->fd);
-    n_open--;
-    free(c->in);
-    free(c);
+    disconnect(c);
+    if (!take_next(c, false))
+        (*open)--;
 }
 
-static void send_request(struct conn *c)
+// Keeps what is there of a response for the next read.
+static void put_aside(struct conn *c, size_t len)
 {
-    const char *text = requests[c->request].text;
-    size_t len = strlen(text);
-    ssize_t n = send(c->fd, text + c->sent, len - c->sent, MSG_NOSIGNAL);
-    if (n < 0 && errno != EAGAIN) {
-        give_up(c);
+    if (c->partial == NULL)
+        c->partial = malloc(READ_BYTES);
+    if (c->partial == NULL)
+        die("memory");
+    memcpy(c->partial, in, len);
+    c->have = len;
+}
+
+static void on_event(struct conn *c, uint32_t *open)
+{
+    if (c->fd < 0)
         return;
+    if (!c->sent) {
+        if (!send_it(c)) {
+            failed(c, open);
+            return;
+        }
+        if (!c->sent)
+            return;
     }
-    c->sent += n > 0 ? (size_t)n : 0;
-    struct epoll_event e = {.events = c->sent < len ? EPOLLOUT : EPOLLIN, .data.ptr = c};
-    if (c->connecting || c->sent < len)
-        epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &e);
-    c->connecting = false;
-}
-
-static void start(struct conn *c, size_t request)
-{
-    c->request = request;
-    c->sent = c->got = 0;
-    c->need = -1;
-}
-
-static void open_conn(void)
-{
-    struct conn *c = calloc(1, sizeof(*c));
-    start(c, next_request++);
-    c->to = requests[c->request].to;
-    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-    n_open++;
-    if (c->fd < 0 ||
-        (connect(c->fd, (struct sockaddr *)&c->to, sizeof(c->to)) != 0 && errno != EINPROGRESS)) {
-        give_up(c);
-        return;
-    }
-    int one = 1;
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-    c->connecting = true;
-    c->in = malloc(INPUT);
-    struct epoll_event e = {.events = EPOLLOUT, .data.ptr = c};
-    epoll_ctl(ep, EPOLL_CTL_ADD, c->fd, &e);
-}
-
-/* The next request of the same origin, or none: the list is in order, so that is the next one. */
-static void go_on(struct conn *c)
-{
-    if (next_request < n_requests &&
-        memcmp(&requests[next_request].to, &c->to, sizeof(c->to)) == 0) {
-        start(c, next_request++);
-        send_request(c);
-        return;
-    }
-    close(c->fd);
-    n_open--;
-    free(c->in);
-    free(c);
-}
-
-static void receive(struct conn *c)
-{
-    ssize_t n = recv(c->fd, c->in + c->got, INPUT - 1 - c->got, 0);
+    if (c->have > 0)
+        memcpy(in, c->partial, c->have);
+    ssize_t n = recv(c->fd, in + c->have, READ_BYTES - c->have, 0);
     if (n < 0 && errno == EAGAIN)
         return;
     if (n <= 0) {
-        give_up(c);
+        if (c->reused && c->have == 0) { // closed while it was idle: once more, on a new one
+            disconnect(c);
+            connect_it(c);
+        } else
+            failed(c, open);
         return;
     }
-    c->got += (size_t)n;
-    c->in[c->got] = '\0';
-    if (c->need < 0) {
-        char *end = strstr(c->in, "\r\n\r\n"), *length = strcasestr(c->in, "\r\nContent-Length:");
-        if (end == NULL)
-            return;
-        c->need = end + 4 - c->in + (length != NULL ? strtol(length + 17, NULL, 10) : 0);
-    }
-    if ((long)c->got < c->need)
+    size_t len = c->have + (size_t)n;
+    bool stays = keep;
+    ssize_t whole = parse(in, len, c->url, &stays);
+    if (whole < 0 || (whole > 0 && (size_t)whole != len)) {
+        failed(c, open);
         return;
-    struct request *r = &requests[c->request];
-    char *body = strstr(c->in, "\r\n\r\n") + 4;
-    r->body_len = (size_t)(c->in + c->need - body);
-    r->body = malloc(r->body_len + 1);
-    memcpy(r->body, body, r->body_len);
-    n_failed += memcmp(c->in + 9, "200", 3) != 0;
-    n_done++;
-    go_on(c);
+    }
+    if (whole == 0) {
+        put_aside(c, len);
+        // Edge-triggered: what came meanwhile would not be told again.
+        struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.ptr = c};
+        epoll_ctl(ep, EPOLL_CTL_MOD, c->fd, &event);
+        return;
+    }
+    n_ok++;
+    if (!take_next(c, stays))
+        (*open)--;
 }
 
 int main(int argc, char **argv)
 {
-    if (argc != 3)
+    if (argc != 4) {
+        fprintf(stderr, "usage: bare URLFILE CONNECTIONS close|keep\n");
         return 2;
-    size_t most = strtoul(argv[1], NULL, 10);
-    struct rlimit r;
-    getrlimit(RLIMIT_NOFILE, &r);
-    r.rlim_cur = r.rlim_max;
-    setrlimit(RLIMIT_NOFILE, &r);
-    load(argv[2]);
-    ep = epoll_create1(EPOLL_CLOEXEC);
-    double begin = now();
-    while (n_done < n_requests) {
-        for (int i = 0; i < 256 && n_open < most && next_request < n_requests; i++)
-            open_conn();
-        struct epoll_event v[EVENTS];
-        bool more = n_open < most && next_request < n_requests;
-        int n = epoll_wait(ep, v, EVENTS, more ? 0 : 1000);
-        for (int i = 0; i < n; i++) {
-            struct conn *c = v[i].data.ptr;
-            if (c->connecting || v[i].events & EPOLLOUT)
-                send_request(c);
-            else
-                receive(c);
-        }
     }
-    double wall = now() - begin;
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    double cpu = (double)(u.ru_utime.tv_sec + u.ru_stime.tv_sec) +
-                 (double)(u.ru_utime.tv_usec + u.ru_stime.tv_usec) / 1e6;
-    printf("{\"wall\": %.4f, \"cpu\": %.3f, \"done\": %zu, \"failed\": %zu}\n", wall, cpu, n_done,
-           n_failed);
+    double began = seconds_of(CLOCK_MONOTONIC), cpu = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+    read_urls(argv[1]);
+    keep = strcmp(argv[3], "keep") == 0;
+    uint32_t n_conns = (uint32_t)strtoul(argv[2], NULL, 10);
+    if (n_conns == 0 || n_conns > n_urls)
+        n_conns = n_urls;
+    ep = epoll_create1(EPOLL_CLOEXEC);
+    struct conn *conns = calloc(n_conns, sizeof *conns);
+    if (ep < 0 || conns == NULL)
+        die("epoll");
+
+    uint32_t open = 0;
+    struct epoll_event events[1024];
+    for (uint32_t i = 0; i < n_conns; i++) {
+        conns[i].fd = -1;
+        open += take_next(&conns[i], false);
+        if (i % 256 != 255)
+            continue;
+        // Answers of the first are read while the last connect.
+        int n = epoll_wait(ep, events, 1024, 0);
+        for (int k = 0; k < n; k++)
+            on_event(events[k].data.ptr, &open);
+    }
+    while (open > 0) {
+        int n = epoll_wait(ep, events, 1024, 60000);
+        if (n == 0) {
+            fprintf(stderr, "bare: nothing happened for 60 s\n");
+            break;
+        }
+        for (int k = 0; k < n; k++)
+            on_event(events[k].data.ptr, &open);
+    }
+    printf("{\"wall\": %.6f, \"cpu\": %.6f, \"ok\": %u, \"failed\": %u, \"connects\": %u}\n",
+           seconds_of(CLOCK_MONOTONIC) - began, seconds_of(CLOCK_PROCESS_CPUTIME_ID) - cpu, n_ok,
+           n_urls - n_ok, n_connects);
     return 0;
 }

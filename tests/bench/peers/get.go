@@ -1,16 +1,20 @@
-// Go's net/http, as people use it: one goroutine a URL, at most -c at once (0: no bound), bodies
-// read whole, into files of -dir if that is given. Prints JSON.
+// What a good Go program does: net/http, a goroutine a URL or a number of them, connections kept.
+// Prints one line of JSON like bare.c.
 package main
 
 import (
 	"bufio"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"flag"
 	"fmt"
 	"io"
+	"log"
+	"net"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -18,83 +22,121 @@ import (
 	"time"
 )
 
-func main() {
-	c := flag.Int("c", 0, "requests at once; 0: all")
-	list := flag.String("list", "", "file of URLs")
-	dir := flag.String("dir", "", "a file for each body here")
-	ca := flag.String("ca", "", "PEM of the trusted CA")
-	sessions := flag.Bool("sessions", false, "resume TLS sessions")
-	flag.Parse()
+func cpuSeconds() float64 {
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		log.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano()).Seconds()
+}
 
-	file, err := os.Open(*list)
+func readURLs(path string) []string {
+	file, err := os.Open(path)
 	if err != nil {
-		panic(err)
+		log.Fatal(err)
 	}
+	defer file.Close()
 	var urls []string
-	for s := bufio.NewScanner(file); s.Scan(); {
-		urls = append(urls, s.Text())
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		urls = append(urls, lines.Text())
 	}
-	config := &tls.Config{}
+	return urls
+}
+
+func main() {
+	conns := flag.Int("conns", 0, "goroutines; 0: one a URL")
+	store := flag.String("store", "", "directory for a file a body; default: bodies are thrown away")
+	dns := flag.String("dns", "", "IP:PORT of the name server")
+	ca := flag.String("ca", "", "PEM file of trusted certificates")
+	sessions := flag.Bool("sessions", false, "cache TLS sessions")
+	keep := flag.Bool("keep", true, "keep connections")
+	flag.Parse()
+	log.SetFlags(0)
+
+	began, cpu := time.Now(), cpuSeconds()
+	urls := readURLs(flag.Arg(0))
+	n := *conns
+	if n == 0 || n > len(urls) {
+		n = len(urls)
+	}
+	dialer := &net.Dialer{Timeout: 60 * time.Second}
+	if *dns != "" {
+		dialer.Resolver = &net.Resolver{PreferGo: true,
+			Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+				var d net.Dialer
+				return d.DialContext(ctx, network, *dns)
+			}}
+	}
+	transport := &http.Transport{
+		DialContext:         dialer.DialContext,
+		MaxIdleConns:        n,
+		MaxIdleConnsPerHost: n,
+		DisableCompression:  true,
+		DisableKeepAlives:   !*keep,
+		TLSHandshakeTimeout: 60 * time.Second,
+	}
 	if *ca != "" {
 		pem, err := os.ReadFile(*ca)
 		if err != nil {
-			panic(err)
+			log.Fatal(err)
 		}
-		config.RootCAs = x509.NewCertPool()
-		config.RootCAs.AppendCertsFromPEM(pem)
+		pool := x509.NewCertPool()
+		pool.AppendCertsFromPEM(pem)
+		transport.TLSClientConfig = &tls.Config{RootCAs: pool}
+		if *sessions {
+			transport.TLSClientConfig.ClientSessionCache = tls.NewLRUClientSessionCache(1000)
+		}
 	}
-	if *sessions {
-		config.ClientSessionCache = tls.NewLRUClientSessionCache(1024)
-	}
-	kept := *c
-	if kept == 0 {
-		kept = len(urls)
-	}
-	client := &http.Client{
-		Timeout:   120 * time.Second,
-		Transport: &http.Transport{MaxIdleConnsPerHost: kept, TLSClientConfig: config},
-	}
+	client := &http.Client{Transport: transport, Timeout: 120 * time.Second}
 
-	var failed int64
-	get := func(i int) {
-		r, err := client.Get(urls[i])
+	var ok, failed, next int64
+	var complain sync.Once
+	fetch := func(i int) error {
+		answer, err := client.Get(urls[i])
 		if err != nil {
-			atomic.AddInt64(&failed, 1)
-			return
+			return err
 		}
-		body, err := io.ReadAll(r.Body)
-		r.Body.Close()
-		if err == nil && *dir != "" {
-			err = os.WriteFile(*dir+"/"+strconv.Itoa(i), body, 0600)
+		defer answer.Body.Close()
+		if answer.StatusCode != 200 {
+			return fmt.Errorf("status %d", answer.StatusCode)
 		}
-		if err != nil || r.StatusCode != 200 {
+		if *store == "" {
+			_, err = io.Copy(io.Discard, answer.Body)
+			return err
+		}
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(filepath.Join(*store, strconv.Itoa(i)), body, 0o600)
+	}
+	count := func(i int) {
+		if err := fetch(i); err != nil {
+			complain.Do(func() { log.Print(err) })
 			atomic.AddInt64(&failed, 1)
+		} else {
+			atomic.AddInt64(&ok, 1)
 		}
 	}
-	var group sync.WaitGroup
-	begin := time.Now()
-	if *c == 0 {
-		group.Add(len(urls))
-		for i := range urls {
-			go func(i int) { defer group.Done(); get(i) }(i)
-		}
-	} else {
-		next := int64(-1)
-		group.Add(*c)
-		for k := 0; k < *c; k++ {
-			go func() {
-				defer group.Done()
-				for i := atomic.AddInt64(&next, 1); i < int64(len(urls)); i = atomic.AddInt64(&next, 1) {
-					get(int(i))
+	var all sync.WaitGroup
+	all.Add(n)
+	for g := 0; g < n; g++ {
+		go func(g int) {
+			defer all.Done()
+			if *conns == 0 {
+				count(g)
+				return
+			}
+			for {
+				i := int(atomic.AddInt64(&next, 1)) - 1
+				if i >= len(urls) {
+					return
 				}
-			}()
-		}
+				count(i)
+			}
+		}(g)
 	}
-	group.Wait()
-	wall := time.Since(begin).Seconds()
-	var u syscall.Rusage
-	syscall.Getrusage(syscall.RUSAGE_SELF, &u)
-	cpu := float64(u.Utime.Sec+u.Stime.Sec) + float64(u.Utime.Usec+u.Stime.Usec)/1e6
-	fmt.Printf("{\"wall\": %.4f, \"cpu\": %.3f, \"done\": %d, \"failed\": %d}\n", wall, cpu,
-		len(urls), failed)
+	all.Wait()
+	fmt.Printf("{\"wall\": %.6f, \"cpu\": %.6f, \"ok\": %d, \"failed\": %d}\n",
+		time.Since(began).Seconds(), cpuSeconds()-cpu, ok, failed)
 }
