@@ -121,7 +121,7 @@ def run(options):
     began = time.monotonic()
     work = pathlib.Path(tempfile.mkdtemp(prefix="work-", dir=options.out))
     try:
-        build_peers(work)
+        build_peers(work, options.out / "go-cache")
         with Origin(work / "origin", min(nofile, 65000)) as origin:
             bench = Bench(options, work, origin)
             for name in options.only:

@@ -63,9 +63,9 @@ def write_list(path, urls):
 
 # ---- the peers ----
 
-def build_peers(directory):
+def build_peers(directory, cache):
     """Compiles what has to be compiled."""
-    env = dict(os.environ, GOCACHE=str(directory / "go-cache"), GOFLAGS="", GO111MODULE="off",
+    env = dict(os.environ, GOCACHE=str(cache), GOFLAGS="", GO111MODULE="off",
                CGO_ENABLED="0")
     for command in (["gcc", "-std=c17", "-O2", "-o", "bare", HERE / "peers/bare.c"],
                     ["gcc", "-std=c17", "-O2", "-o", "poll", HERE / "peers/poll.c"],
