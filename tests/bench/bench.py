@@ -26,7 +26,8 @@ class Bench:
     def __init__(self, options, work, origin):
         self.binary = options.binary
         self.quick = options.quick
-        self.turns = 1 if options.quick else options.rounds
+        self.turns = options.rounds
+        self.nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self.work = work
         self.origin = origin
         self.records = []
@@ -89,7 +90,7 @@ def parse(argv):
     parser = argparse.ArgumentParser(prog="tests/bench/run")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(sections.ALL))
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--binary", type=lambda path: pathlib.Path(path).resolve(),
                         default=ROOT / "build/release/batchfetch")
     parser.add_argument("--out", type=lambda path: pathlib.Path(path).resolve(),
@@ -102,15 +103,18 @@ def parse(argv):
         parser.error(f"no section {', '.join(unknown)}; there are {' '.join(sections.ALL)}")
     if not options.report_only and not os.access(options.binary, os.X_OK):
         parser.error(f"{options.binary} is no program")
+    options.rounds = (1 if options.quick else 3) if options.rounds is None else options.rounds
     if options.rounds < 1:
         parser.error("--rounds takes 1 or more")
     return options
 
 
 def run(options):
-    """-> the report, as it is written to report.json"""
-    nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, nofile))
+    """-> the report, as it is written to bench.json"""
+    nofile = hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard == resource.RLIM_INFINITY:
+        nofile = 1 << 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (nofile, hard))
     if nofile < 20000:
         print(f"Note: this machine allows {nofile} descriptors; the largest sizes need 20,000.")
     machine = describe(options.binary)
@@ -137,7 +141,7 @@ def main(argv):
     options = parse(argv)
     options.out.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that runs is ended
-    path = options.out / "report.json"
+    path = options.out / "bench.json"
     if options.report_only:
         document = json.loads(path.read_text())
     else:
@@ -147,14 +151,15 @@ def main(argv):
         path.write_text(json.dumps(document, indent=1) + "\n")
     text = report.text(document)
     print("\n" + text)
-    (options.out / "report.txt").write_text(text)
+    (options.out / "bench.md").write_text(report.markdown(document))
     plot = report.plot(document)
     if plot is not None:
         (options.out / "curve.svg").write_text(plot)
-    print(f"In {options.out}: report.json, report.txt" + (", curve.svg" if plot else ""))
+    print(f"In {options.out}: bench.md, bench.json" + (", curve.svg" if plot else ""))
     if options.write_docs:
         report.write_docs(document, plot, ROOT / "docs")
-    return 1 if any("error" in r for r in document["records"]) else 0
+    broken = any("error" in r for r in document["records"])
+    return 1 if broken or not all(g["ok"] for g in document["goals"]) else 0
 
 
 if __name__ == "__main__":

@@ -123,8 +123,9 @@ def run_curl(work, urls, parallel, origin):
     with open(config, "w", encoding="ascii") as file:
         file.write(f'parallel\nparallel-max = {parallel}\nparallel-immediate\nsilent\n'
                    'write-out = "%{http_code}\\n"\n')
-        if len(set(urls)) == 1:  # 100,000 options would be a measurement of its option parser
-            file.write(f'url = "{urls[0]}?[1-{len(urls)}]"\noutput = "/dev/null"\n')
+        stem = urls[0].removesuffix("0")
+        if urls[-1] == f"{stem}{len(urls) - 1}":  # one pattern, not 100,000 options to parse
+            file.write(f'url = "{stem}[0-{len(urls) - 1}]"\noutput = "/dev/null"\n')
         else:
             file.writelines(f'url = "{url}"\noutput = "/dev/null"\n' for url in urls)
 

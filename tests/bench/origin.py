@@ -220,11 +220,11 @@ class Origin:
     # ---- lists of URLs ----
 
     def slow(self, n, path="/2s"):
-        return [f"http://{ADDRESSES[i % len(ADDRESSES)]}:{self.port}{path}" for i in range(n)]
+        return [f"http://{ADDRESSES[i % len(ADDRESSES)]}:{self.port}{path}?{i}" for i in range(n)]
 
     def one_host(self, n, port=None, scheme="http"):
-        return [f"{scheme}://{ADDRESSES[0]}:{port or self.port}/1k"] * n
+        return [f"{scheme}://{ADDRESSES[0]}:{port or self.port}/1k?{i}" for i in range(n)]
 
     def many(self, n, hosts, port=None):
         """Round robin over names."""
-        return [f"http://{self.names[i % hosts]}:{port or self.port}/1k" for i in range(n)]
+        return [f"http://{self.names[i % hosts]}:{port or self.port}/1k?{i}" for i in range(n)]

@@ -51,6 +51,8 @@ def curve(bench):
     sizes = (100, 5000) if s.quick else (100, 1000, 5000, 10000, 19500)
     for turn in bench.rounds():
         for n in sizes:
+            if n + 400 > bench.nofile:
+                continue
             urls = s.origin.slow(n)
             path = s.urls(urls)
             run = bench.measurer("curve", n, turn, urls=n)
