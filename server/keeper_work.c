@@ -21,6 +21,7 @@ void live_unref(struct live *l)
 {
     if (atomic_fetch_sub(&l->refs, 1) != 1)
         return;
+    waiting_free(l);
     batch_fini(&l->b);
     free(l->done_bits);
     free(l);

@@ -4,7 +4,8 @@
  * Keys: a page is at id = batch << 32 | page number, a result and its body at batch << 32 |
  * completion number, so a batch's rows are one range, appended to at its end. result.key is
  * batch << 32 | index: its unique index is what makes a second result impossible. An attempt is at
- * batch << 32 | index too; its indexes hold all that a search for due ones reads. */
+ * batch << 32 | index too; its indexes hold all that a search for due ones reads, and index in a
+ * column of its own: SQLite would not seek by the key as a second column. */
 #define _GNU_SOURCE
 #include "storage/sqlite_int.h"
 
@@ -63,10 +64,10 @@ static const char *const migrations[SCHEMA_VERSION] = {
     "ALTER TABLE batch ADD COLUMN max_retry_after INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE batch ADD COLUMN retry_unsafe INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE batch ADD COLUMN retry_status BLOB;"
-    "CREATE TABLE attempt(id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, lane INTEGER NOT NULL,"
-    " due INTEGER NOT NULL, page INTEGER NOT NULL, data BLOB NOT NULL) STRICT;"
-    "CREATE INDEX attempt_due ON attempt(batch, due, id, lane);"
-    "CREATE INDEX attempt_lane ON attempt(lane, due, id);",
+    "CREATE TABLE attempt(id INTEGER PRIMARY KEY, batch INTEGER NOT NULL, idx INTEGER NOT NULL,"
+    " lane INTEGER NOT NULL, due INTEGER NOT NULL, page INTEGER NOT NULL, data BLOB NOT NULL) STRICT;"
+    "CREATE INDEX attempt_due ON attempt(batch, due, idx, lane);"
+    "CREATE INDEX attempt_lane ON attempt(lane, due, idx, batch);",
 };
 
 /* ---- errors ---- */

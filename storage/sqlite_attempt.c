@@ -15,6 +15,7 @@ int store_put_attempt(struct store *s, int64_t batch, const struct attempt *a)
     sqlite3_bind_int64(q, 4, a->at.due_ms);
     sqlite3_bind_int64(q, 5, a->page);
     sq_bind_blob(q, 6, a->len > 0 ? a->data : "", a->len);
+    sqlite3_bind_int64(q, 7, (int64_t)(a->at.index & UINT32_MAX));
     return sq_finish(s, q);
 }
 
@@ -59,7 +60,7 @@ int store_attempts(struct store *s, int64_t batch, store_attempt_fn *fn, void *a
     sqlite3_bind_int64(q, 1, batch);
     int code;
     while ((code = sqlite3_step(q)) == SQLITE_ROW) {
-        rc = fn(arg, (uint64_t)sqlite3_column_int64(q, 0) & UINT32_MAX);
+        rc = fn(arg, (uint64_t)sqlite3_column_int64(q, 0));
         if (rc != 0)
             break;
     }
@@ -69,14 +70,18 @@ int store_attempts(struct store *s, int64_t batch, store_attempt_fn *fn, void *a
     return rc;
 }
 
-static void bind_range(sqlite3_stmt *q, int64_t batch, struct attempt_mark after,
-                       struct attempt_mark upto, size_t max)
+static int64_t bounded(uint64_t index)
 {
-    uint64_t last = upto.index < UINT32_MAX ? upto.index : UINT32_MAX;
+    return index < UINT32_MAX ? (int64_t)index : UINT32_MAX;
+}
+
+static void bind_range(sqlite3_stmt *q, struct attempt_mark after, struct attempt_mark upto,
+                       size_t max)
+{
     sqlite3_bind_int64(q, 2, after.due_ms);
-    sqlite3_bind_int64(q, 3, sq_key(batch, after.index));
+    sqlite3_bind_int64(q, 3, bounded(after.index));
     sqlite3_bind_int64(q, 4, upto.due_ms);
-    sqlite3_bind_int64(q, 5, sq_key(batch, last));
+    sqlite3_bind_int64(q, 5, bounded(upto.index));
     sqlite3_bind_int64(q, 6, (int64_t)max);
 }
 
@@ -89,12 +94,12 @@ int store_due(struct store *s, int64_t batch, struct attempt_mark after, struct 
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, batch);
-    bind_range(q, batch, after, upto, max);
+    bind_range(q, after, upto, max);
     int code = SQLITE_DONE;
     while (*n < max && (code = sqlite3_step(q)) == SQLITE_ROW) {
         v[(*n)++] = (struct attempt){
             .at = {.due_ms = sqlite3_column_int64(q, 0),
-                   .index = (uint64_t)sqlite3_column_int64(q, 1) & UINT32_MAX},
+                   .index = (uint64_t)sqlite3_column_int64(q, 1)},
             .lane = (uint64_t)sq_lane(batch, (uint64_t)sqlite3_column_int64(q, 2)),
         };
     }
@@ -112,14 +117,14 @@ int store_lane_due(struct store *s, int64_t batch, uint64_t lane, struct attempt
     if (rc != 0)
         return rc;
     sqlite3_bind_int64(q, 1, sq_lane(batch, lane));
-    bind_range(q, batch, after, upto, max);
+    bind_range(q, after, upto, max);
     int code = SQLITE_DONE;
     while (*n < max && (code = sqlite3_step(q)) == SQLITE_ROW) {
-        uint64_t id = (uint64_t)sqlite3_column_int64(q, 1);
-        if (id >> 32 != (uint64_t)batch) /* two lanes' keys are the same: once in 2^64 */
+        if (sqlite3_column_int64(q, 2) != batch) /* two lanes' keys are the same: once in 2^64 */
             continue;
         v[(*n)++] = (struct attempt){
-            .at = {.due_ms = sqlite3_column_int64(q, 0), .index = id & UINT32_MAX},
+            .at = {.due_ms = sqlite3_column_int64(q, 0),
+                   .index = (uint64_t)sqlite3_column_int64(q, 1)},
             .lane = lane,
         };
     }

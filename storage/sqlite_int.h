@@ -69,15 +69,16 @@ enum {
     X(RESULTS_CUSTOM, "SELECT " RESULT_COLUMNS " FROM result INDEXED BY result_custom "            \
                       "WHERE custom_id=?4 AND id>?1 AND id<?2 ORDER BY id LIMIT ?3")               \
     X(RESULT_ONE, "SELECT " RESULT_COLUMNS " FROM result WHERE key=?1")                            \
-    X(PUT_ATTEMPT, "INSERT INTO attempt(id,batch,lane,due,page,data) VALUES(?1,?2,?3,?4,?5,?6) "   \
+    X(PUT_ATTEMPT, "INSERT INTO attempt(id,batch,idx,lane,due,page,data) "                         \
+                   "VALUES(?1,?2,?7,?3,?4,?5,?6) "                                                 \
                    "ON CONFLICT(id) DO UPDATE SET due=?4,data=?6")                                 \
     X(DROP_ATTEMPT, "DELETE FROM attempt WHERE id=?1")                                             \
     X(ATTEMPT, "SELECT lane,due,page,data FROM attempt WHERE id=?1")                               \
-    X(ATTEMPTS, "SELECT id FROM attempt INDEXED BY attempt_due WHERE batch=?1")                    \
-    X(DUE, "SELECT due,id,lane FROM attempt INDEXED BY attempt_due WHERE batch=?1 "                \
-           "AND (due,id)>(?2,?3) AND (due,id)<=(?4,?5) ORDER BY due,id LIMIT ?6")                  \
-    X(LANE_DUE, "SELECT due,id FROM attempt INDEXED BY attempt_lane WHERE lane=?1 "                \
-                "AND (due,id)>(?2,?3) AND (due,id)<=(?4,?5) ORDER BY due,id LIMIT ?6")             \
+    X(ATTEMPTS, "SELECT idx FROM attempt INDEXED BY attempt_due WHERE batch=?1")                   \
+    X(DUE, "SELECT due,idx,lane FROM attempt INDEXED BY attempt_due WHERE batch=?1 "               \
+           "AND (due,idx)>(?2,?3) AND (due,idx)<=(?4,?5) ORDER BY due,idx LIMIT ?6")               \
+    X(LANE_DUE, "SELECT due,idx,batch FROM attempt INDEXED BY attempt_lane WHERE lane=?1 "         \
+                "AND (due,idx)>(?2,?3) AND (due,idx)<=(?4,?5) ORDER BY due,idx LIMIT ?6")          \
     X(BOUND_DUE, "UPDATE attempt SET due=due-(SELECT max(due) FROM attempt WHERE batch=?1)+?2 "    \
                  "WHERE batch=?1 AND (SELECT max(due) FROM attempt WHERE batch=?1)>?2")            \
     X(REMOVE_ATTEMPTS, "DELETE FROM attempt WHERE id>=?1 AND id<=ifnull((SELECT id FROM attempt "  \

@@ -610,7 +610,10 @@ static const struct {
     {"DELETE FROM attempt", "SEARCH attempt USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"},
     {"UPDATE attempt", "SEARCH attempt USING INDEX attempt_due (batch=?)"},
     {"FROM attempt WHERE id=?", "SEARCH attempt USING INTEGER PRIMARY KEY (rowid=?)"},
-    {"(due,id)>(?2,?3) AND (due,id)<=(?4,?5)", "SEARCH attempt USING COVERING INDEX attempt_"},
+    {"WHERE batch=?1 AND (due,idx)>",
+     "USING COVERING INDEX attempt_due (batch=? AND (due,idx)>(?,?) AND (due,idx)<(?,?))"},
+    {"WHERE lane=?1 AND (due,idx)>",
+     "USING COVERING INDEX attempt_lane (lane=? AND (due,idx)>(?,?) AND (due,idx)<(?,?))"},
     {"FROM attempt", "SEARCH attempt USING COVERING INDEX attempt_due (batch=?)"},
     {"UPDATE batch", "SEARCH batch USING INTEGER PRIMARY KEY (rowid=?)"},
     {"SELECT max(no)", "SEARCH batch"}, /* one step to its end */
