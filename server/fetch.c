@@ -130,7 +130,7 @@ void host_release(struct host *h)
     if (!f->draining && sched_host_keep(&f->sched, &h->s))
         return; /* take_forgotten() comes back to it */
     sched_host_fini(&f->sched, &h->s);
-    start_drop_target(h);
+    start_forget(h);
     HASH_DEL(f->hosts, h);
     free(h);
 }
@@ -587,7 +587,7 @@ static void take_forgotten(struct fetcher *f)
 /* Starts what may start; returns whether there may be more. */
 static bool start_some(struct fetcher *f)
 {
-    sched_turn(&f->sched, f->now);
+    sched_turn(&f->sched, f->now, atomic_exchange(&f->woken, false));
     take_forgotten(f);
     for (unsigned n = 0; n < STARTS_PER_TURN; n++) {
         if (atomic_load(&f->e->unwritten) > UNWRITTEN_MAX)
@@ -604,8 +604,11 @@ static void wake_others(struct fetcher *f, bool *again)
 {
     uint32_t mask = sched_wake_others(&f->sched, again);
     for (unsigned i = 0; i < f->e->n_fetchers; i++) {
-        if (mask & (1U << i))
-            fetcher_wake(f->e->fetchers[i]);
+        if (!(mask & (1U << i)))
+            continue;
+        struct fetcher *other = f->e->fetchers[i];
+        atomic_store(&other->woken, true); /* before it can look */
+        fetcher_wake(other);
     }
 }
 
@@ -624,6 +627,7 @@ static void *fetcher_main(void *arg)
     char name[16]; /* as perf and top show it */
     snprintf(name, sizeof(name), "fetch-%u", f->no);
     (void)pthread_setname_np(pthread_self(), name);
+    f->socket_share = f->e->max_parallel / f->e->n_fetchers; /* all are there by now */
     for (;;) {
         f->now = now_us();
         take_messages(f);
@@ -750,7 +754,6 @@ void fetcher_free(struct fetcher *f)
     HASH_ITER(hh, f->hosts, h, tmp)
     { /* those whose names were being resolved */
         HASH_DEL(f->hosts, h);
-        start_drop_target(h);
         free(h);
     }
     multi_fini(f);

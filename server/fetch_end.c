@@ -242,17 +242,15 @@ static bool dead_connection(const struct transfer *t, CURLcode code)
 static void leave_address(struct transfer *t)
 {
     struct host *h = t->lane->host;
-    if (t->target != NULL && t->target == h->target && h->n_addr > 1) { /* nobody moved on yet */
-        h->cur = (h->cur + 1) % h->n_addr;
-        start_drop_target(h);
-    }
+    if (t->addr_gen != 0 && t->addr_gen == h->addr_gen && h->n_addr > 1) /* nobody moved on yet */
+        start_use_address(h, (h->cur + 1) % h->n_addr);
 }
 
 /* Another address of the same host, at once. */
 static bool other_address(struct transfer *t)
 {
     struct host *h = t->lane->host;
-    if (t->target == NULL || h->state != HOST_RESOLVED || t->other_addresses + 1 >= h->n_addr)
+    if (t->addr_gen == 0 || h->state != HOST_RESOLVED || t->other_addresses + 1 >= h->n_addr)
         return false;
     leave_address(t);
     t->other_addresses++;

@@ -23,7 +23,9 @@ enum {
     SHARD_STREAMS = 100,      /* in these: transfers of one host, streams of one connection */
     LOST_MAX = 5,             /* connections that died under a request; then it goes by HTTP/1.1 */
     SHARD_CHUNK = 32,         /* transfers of one host in a shard before the next one is used */
-    SHARD_IDLE = 128,         /* connections a shard keeps when transfers end */
+    SHARD_IDLE = 128,         /* connections a shard keeps at least when transfers end; more where
+                                 there are descriptors for them … */
+    SHARD_SHORT = 16,         /* … and this many when these run short */
     STARTS_PER_TURN = 256,    /* then the sockets get their turn */
     SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
     HEADER_BYTES = 64 * 1024, /* of a response's field lines */
@@ -32,14 +34,6 @@ enum {
     HOP_BODY = 64 * 1024, /* of a redirect's body that is read to keep its connection */
     EASY_POOL = 512,      /* handles kept for the next transfers */
     TRANSFER_MAGIC = 0x7472616e,
-};
-
-/* An address as libcurl is told to connect to it; counted, since transfers keep it while the host
- * moves on to another. */
-struct target {
-    uint32_t refs;
-    struct curl_slist connect_to; /* "::ADDRESS:", the only entry */
-    char text[64];
 };
 
 struct msg_stop {
@@ -59,7 +53,10 @@ struct host {
     int64_t expires_us;
     size_t n_addr, cur; /* only allowed addresses; cur: the one in use */
     struct dns_addr addr[DNS_ADDRS_MAX];
-    struct target *target;                  /* of addr[cur]; NULL: not made yet */
+    uint32_t addr_gen;                      /* changes with the address in use */
+    char ip[INET6_ADDRSTRLEN + 2];          /* addr[cur] as text; "": not made yet */
+    uint16_t cached_port;                   /* libcurl's cache has the host with this port … */
+    uint32_t cached;                        /* … in these shards, a bit set */
     struct transfer *wait_head, *wait_tail; /* ASKING */
     uint16_t active[ALL_SHARDS];
 
@@ -152,14 +149,15 @@ struct transfer {
     struct buf redirects;
     CURL *easy;
     struct shard *shard;
-    struct target *target;     /* a reference; NULL: the host is an address itself */
-    struct curl_slist *fields; /* request headers given to libcurl */
-    unsigned other_addresses;  /* tries at further addresses of the host */
-    bool fresh;                /* must not reuse a connection */
-    bool resent;               /* a dead connection was found once already */
-    bool offers_h2;            /* runs in one of the multis for HTTP/2 */
-    unsigned lost_times;       /* HTTP/2 connections that died before it was answered */
-    int64_t join_us;           /* JOINING since */
+    uint32_t addr_gen;          /* of its host; 0: the host is an address itself */
+    struct curl_slist *resolve; /* what libcurl's cache is told */
+    struct curl_slist *fields;  /* request headers given to libcurl */
+    unsigned other_addresses;   /* tries at further addresses of the host */
+    bool fresh;                 /* must not reuse a connection */
+    bool resent;                /* a dead connection was found once already */
+    bool offers_h2;             /* runs in one of the multis for HTTP/2 */
+    unsigned lost_times;        /* HTTP/2 connections that died before it was answered */
+    int64_t join_us;            /* JOINING since */
 
     /* times, µs */
     int64_t ready_us;   /* waits in the scheduler since */
@@ -201,9 +199,10 @@ struct shard {
     CURLM *multi;   /* NULL: not made yet */
     int64_t due_us; /* libcurl's timer; INT64_MAX: none */
     uint32_t active;
-    int64_t idle_since; /* active is 0 since */
-    bool stale;         /* an idle connection of it has died */
-    bool touched;       /* look for ended transfers */
+    int64_t idle_since;        /* active is 0 since */
+    bool stale;                /* an idle connection of it has died */
+    bool touched;              /* look for ended transfers */
+    struct curl_slist *forget; /* names that its cache need not know any more */
 };
 
 enum fd_kind { FD_NONE, FD_CURL, FD_DNS };
@@ -247,9 +246,12 @@ struct fetcher {
     int64_t flush_due; /* monotonic: out may wait for further results until then */
     struct buf scratch;
     uint64_t random;
-    int64_t now;              /* of this turn */
-    uint32_t sockets;         /* open, idle ones too */
+    int64_t now;           /* of this turn */
+    uint32_t sockets;      /* open, idle ones too */
+    uint32_t socket_share; /* this fetcher's part of max_parallel */
+    bool short_of_sockets;
     int64_t no_starts_before; /* out of descriptors: pause */
+    _Atomic bool woken;       /* another fetcher gave slots back that we wait for */
     bool asked;               /* the resolver has new questions since its last tick */
     bool draining;
     int64_t drain_until;
@@ -282,7 +284,10 @@ void start_give_easy(struct fetcher *f, CURL *easy);
 void start_next(struct fetcher *f, struct lane *l);
 /* Resolves and connects; the slots are held. */
 void start_hop(struct transfer *t);
-void start_drop_target(struct host *h);
+/* Further transfers of the host connect to addr[i]. */
+void start_use_address(struct host *h, size_t i);
+/* The host is given up: libcurl forgets its address. */
+void start_forget(struct host *h);
 /* Takes it out of its host's waiting list. */
 void start_unwait(struct transfer *t);
 /* Runs what waited in h2_join. */

@@ -124,6 +124,29 @@ void multi_watch(void *fetcher, int fd, bool rd, bool wr)
     epoll_set(f, fd, en, (rd ? (uint32_t)EPOLLIN : 0) | (wr ? (uint32_t)EPOLLOUT : 0));
 }
 
+static long max_connects(const struct fetcher *f)
+{
+    if (f->short_of_sockets)
+        return SHARD_SHORT;
+    uint32_t n = f->socket_share / SHARDS / 4 * 3;
+    return n > SHARD_IDLE ? n : SHARD_IDLE;
+}
+
+/* Idle connections stay while there are descriptors enough; libcurl closes the oldest ones over
+ * its bound as transfers end. */
+static void settle_idle(struct fetcher *f)
+{
+    uint32_t most = f->socket_share / 8 * 7, few = f->socket_share / 4 * 3;
+    bool now_short = f->sockets > (f->short_of_sockets ? few : most);
+    if (now_short == f->short_of_sockets)
+        return;
+    f->short_of_sockets = now_short;
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
+        if (f->shards[i].multi != NULL)
+            curl_multi_setopt(f->shards[i].multi, CURLMOPT_MAXCONNECTS, max_connects(f));
+    }
+}
+
 static int shard_open(struct shard *s)
 {
     s->multi = curl_multi_init();
@@ -138,7 +161,7 @@ static int shard_open(struct shard *s)
     curl_multi_setopt(s->multi, CURLMOPT_PIPELINING,
                       h2 ? (long)CURLPIPE_MULTIPLEX : (long)CURLPIPE_NOTHING);
     curl_multi_setopt(s->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, (long)SHARD_STREAMS);
-    curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, (long)SHARD_IDLE);
+    curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, max_connects(s->f));
     return 0;
 }
 
@@ -166,6 +189,7 @@ void multi_fini(struct fetcher *f)
     for (unsigned i = 0; i < ALL_SHARDS; i++) {
         if (f->shards[i].multi != NULL)
             curl_multi_cleanup(f->shards[i].multi);
+        curl_slist_free_all(f->shards[i].forget);
     }
     while (f->n_easies > 0)
         curl_easy_cleanup(f->easies[--f->n_easies]);
@@ -220,6 +244,11 @@ void multi_remove(struct transfer *t)
 
 static void shard_close(struct shard *s)
 {
+    uint32_t bit = 1U << (s - s->f->shards);
+    for (struct host *h = s->f->hosts; h != NULL; h = h->hh.next)
+        h->cached &= ~bit;
+    curl_slist_free_all(s->forget);
+    s->forget = NULL;
     curl_multi_cleanup(s->multi);
     s->multi = NULL;
     s->due_us = INT64_MAX;
@@ -348,6 +377,7 @@ static void reap(struct shard *s)
 
 void multi_turn(struct fetcher *f, int64_t until)
 {
+    settle_idle(f);
     int64_t aged = age_out(f);
     until = aged < until ? aged : until;
     for (unsigned i = 0; i < ALL_SHARDS; i++) {

@@ -47,6 +47,16 @@ static int on_connected(void *arg, char *ip, char *local_ip, int port, int local
     return CURL_PREREQFUNC_OK;
 }
 
+/* Names are resolved by us alone: their addresses stand in libcurl's cache (tell_address). */
+static int on_resolve(void *resolver, void *reserved, void *arg)
+{
+    const struct transfer *t = arg;
+    (void)resolver;
+    (void)reserved;
+    ASSERT(t->magic == TRANSFER_MAGIC);
+    return t->url.host_is_ip ? 0 : 1;
+}
+
 /* ---- easy handles ---- */
 
 static void set_base(struct fetcher *f, CURL *h)
@@ -70,7 +80,7 @@ static void set_base(struct fetcher *f, CURL *h)
     if (cfg->ca_file != NULL)
         curl_easy_setopt(h, CURLOPT_CAINFO, cfg->ca_file);
     curl_easy_setopt(h, CURLOPT_SHARE, f->share);
-    curl_easy_setopt(h, CURLOPT_DNS_CACHE_TIMEOUT, 0L); /* we resolve; its cache is walked whole */
+    curl_easy_setopt(h, CURLOPT_RESOLVER_START_FUNCTION, on_resolve);
     curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, head_body);
     curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, head_line);
     curl_easy_setopt(h, CURLOPT_PREREQFUNCTION, on_connected);
@@ -133,7 +143,7 @@ void start_give_easy(struct fetcher *f, CURL *easy)
     /* What one request set must not reach the next: the few options are put back one by one,
      * which is cheaper than curl_easy_reset and set_base. */
     curl_easy_setopt(easy, CURLOPT_HTTPHEADER, NULL);
-    curl_easy_setopt(easy, CURLOPT_CONNECT_TO, NULL);
+    curl_easy_setopt(easy, CURLOPT_RESOLVE, NULL);
     curl_easy_setopt(easy, CURLOPT_CUSTOMREQUEST, NULL);
     curl_easy_setopt(easy, CURLOPT_POSTFIELDS, NULL);
     curl_easy_setopt(easy, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)-1);
@@ -162,13 +172,18 @@ static bool may_travel(struct span name)
     return false;
 }
 
-static int add_field(struct transfer *t, const char *text)
+static int add_line(struct curl_slist **list, const char *text)
 {
-    struct curl_slist *l = curl_slist_append(t->fields, text);
+    struct curl_slist *l = curl_slist_append(*list, text);
     if (l == NULL)
         return E_NOMEM;
-    t->fields = l;
+    *list = l;
     return 0;
+}
+
+static int add_field(struct transfer *t, const char *text)
+{
+    return add_line(&t->fields, text);
 }
 
 static int set_fields(struct transfer *t)
@@ -243,6 +258,56 @@ static int64_t connect_timeout_us(const struct transfer *t)
     return (int64_t)or_default(t->item.connect_timeout_ms, t->f->e->cfg->connect_timeout_ms) * 1000;
 }
 
+/* A literal IPv6 address: CURLOPT_RESOLVE has no syntax to take it out of the cache. */
+static bool is_v6(const struct transfer *t)
+{
+    return t->url.host_is_ip && strchr(t->url.host, ':') != NULL;
+}
+
+/* A removal that fails for want of memory costs the entry's memory, no more. */
+void start_forget(struct host *h)
+{
+    char text[300];
+    snprintf(text, sizeof(text), "-%s:%u", h->name, h->cached_port);
+    for (unsigned k = 0; h->cached != 0 && k < ALL_SHARDS; k++) {
+        struct curl_slist *l = h->cached & (1U << k) ? curl_slist_append(NULL, text) : NULL;
+        if (l != NULL) { /* at the head: there may be many */
+            l->next = h->f->shards[k].forget;
+            h->f->shards[k].forget = l;
+        }
+    }
+    h->cached = 0;
+}
+
+/* The address goes into the cache of libcurl's that the transfer will use, each time: so it never
+ * depends on what happened to an earlier one. Not by CURLOPT_CONNECT_TO: with that libcurl keeps
+ * all connections to one address in one list, whatever names they are for, and polls each of them
+ * for every transfer. */
+static int tell_address(struct transfer *t, struct shard *s)
+{
+    struct host *h = t->lane->host;
+    uint16_t port = t->url.port;
+    if (h->cached != 0 && h->cached_port != port)
+        start_forget(h);
+    t->resolve = s->forget;
+    s->forget = NULL;
+    if (!is_v6(t)) {
+        h->cached |= 1U << (s - t->f->shards);
+        h->cached_port = port;
+    }
+    if (t->url.host_is_ip)
+        return 0;
+    if (h->ip[0] == '\0') {
+        const struct dns_addr *a = &h->addr[h->cur];
+        char ip[INET6_ADDRSTRLEN];
+        inet_ntop(a->family, a->addr, ip, sizeof(ip));
+        snprintf(h->ip, sizeof(h->ip), a->family == AF_INET6 ? "[%s]" : "%s", ip);
+    }
+    char text[360];
+    snprintf(text, sizeof(text), "%s:%u:%s", h->name, port, h->ip);
+    return add_line(&t->resolve, text);
+}
+
 static int set_up(struct transfer *t)
 {
     struct fetcher *f = t->f;
@@ -269,8 +334,12 @@ static int set_up(struct transfer *t)
     curl_easy_setopt(h, CURLOPT_MAXAGE_CONN, may_repeat(t) ? (long)IDLE_AGE_S : 2L);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)(left / 1000));
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(connect / 1000));
-    curl_easy_setopt(h, CURLOPT_CONNECT_TO, t->target != NULL ? &t->target->connect_to : NULL);
-    bool crowded = f->sockets > f->e->max_parallel / f->e->n_fetchers / 2;
+    curl_easy_setopt(h, CURLOPT_RESOLVE, t->resolve);
+    /* -1: its cache never looks for what is too old, which would be a walk through all of it at
+     * the end of every transfer; start_forget cleans up. */
+    curl_easy_setopt(h, CURLOPT_DNS_CACHE_TIMEOUT, is_v6(t) ? 0L : -1L);
+    curl_easy_setopt(h, CURLOPT_RESOLVER_START_DATA, t);
+    bool crowded = f->sockets > f->socket_share / 2;
     curl_easy_setopt(h, CURLOPT_FORBID_REUSE,
                      crowded && t->lane->s.queued == 0 && t->lane->last ? 1L : 0L);
     if (t->offers_h2)
@@ -304,12 +373,6 @@ static void reset_response(struct transfer *t)
     t->error[0] = '\0';
 }
 
-static void target_unref(struct target *g)
-{
-    if (g != NULL && --g->refs == 0)
-        free(g);
-}
-
 void start_undo(struct transfer *t)
 {
     if (t->state == TRANSFER_RESOLVING)
@@ -324,8 +387,8 @@ void start_undo(struct transfer *t)
     t->easy = NULL;
     curl_slist_free_all(t->fields);
     t->fields = NULL;
-    target_unref(t->target);
-    t->target = NULL;
+    curl_slist_free_all(t->resolve);
+    t->resolve = NULL;
     if (t->state == TRANSFER_RUNNING)
         t->state = TRANSFER_IDLE;
 }
@@ -341,11 +404,14 @@ static void run_now(struct transfer *t)
     struct fetcher *f = t->f;
     int rc = E_NOMEM;
     t->offers_h2 = h2_offered(t);
+    struct shard *s = multi_shard(f, t->lane->host, t->offers_h2);
     t->easy = start_easy(f);
     if (t->easy != NULL)
+        rc = tell_address(t, s);
+    if (rc == 0)
         rc = set_up(t);
     if (rc == 0)
-        rc = multi_add(t, multi_shard(f, t->lane->host, t->offers_h2));
+        rc = multi_add(t, s);
     if (rc != 0) {
         end_with(t, (struct verdict){OUTCOME_INTERNAL, "out of memory", true});
         return;
@@ -373,26 +439,12 @@ static void run(struct transfer *t)
 
 /* ---- names ---- */
 
-void start_drop_target(struct host *h)
+void start_use_address(struct host *h, size_t i)
 {
-    target_unref(h->target);
-    h->target = NULL;
-}
-
-static struct target *target_of(struct host *h)
-{
-    if (h->target == NULL) {
-        const struct dns_addr *a = &h->addr[h->cur];
-        char ip[INET6_ADDRSTRLEN];
-        inet_ntop(a->family, a->addr, ip, sizeof(ip));
-        struct target *g = xcalloc(1, sizeof(*g));
-        snprintf(g->text, sizeof(g->text), a->family == AF_INET6 ? "::[%s]:" : "::%s:", ip);
-        g->connect_to.data = g->text;
-        g->refs = 1;
-        h->target = g;
-    }
-    h->target->refs++;
-    return h->target;
+    h->cur = i;
+    h->ip[0] = '\0';
+    if (++h->addr_gen == 0)
+        h->addr_gen = 1;
 }
 
 static const char *judge(const struct fetcher *f, const struct dns_addr *a)
@@ -405,18 +457,6 @@ static const char *judge(const struct fetcher *f, const struct dns_addr *a)
     }
     memcpy(&v6.sin6_addr, a->addr, 16);
     return guard_check(&f->e->guard, (const struct sockaddr *)&v6);
-}
-
-void start_joined(struct transfer *t)
-{
-    struct host *h = t->lane->host;
-    t->timing[TIMING_CONNECT] += (uint64_t)(t->f->now - t->join_us);
-    t->active_us += t->f->now - t->join_us;
-    if (t->target != NULL && h->n_addr > 0) { /* the host may have moved on meanwhile */
-        target_unref(t->target);
-        t->target = target_of(h);
-    }
-    run_now(t);
 }
 
 /* Keeps what may be connected to. The address in use stays in use while it is still among them:
@@ -440,8 +480,8 @@ static void take_answer(struct fetcher *f, struct host *h, const struct dns_answ
     }
     h->n_addr = n;
     h->cur = cur;
-    if (n == 0 || memcmp(&h->addr[cur], &used, sizeof(used)) != 0)
-        start_drop_target(h);
+    if (n == 0 || h->addr_gen == 0 || memcmp(&h->addr[cur], &used, sizeof(used)) != 0)
+        start_use_address(h, cur);
     h->blocked_by = rule;
     h->state = n > 0 ? HOST_RESOLVED : HOST_BLOCKED;
     h->expires_us = a->expires_us;
@@ -461,9 +501,23 @@ static void resolved(struct transfer *t, struct host *h, const struct dns_answer
     } else if (h->state == HOST_BLOCKED) {
         blocked(t, h->blocked_by);
     } else {
-        t->target = target_of(h);
+        t->addr_gen = h->addr_gen;
         run(t);
     }
+}
+
+void start_joined(struct transfer *t)
+{
+    struct host *h = t->lane->host;
+    t->timing[TIMING_CONNECT] += (uint64_t)(t->f->now - t->join_us);
+    t->active_us += t->f->now - t->join_us;
+    if (t->addr_gen != 0 && h->state == HOST_BLOCKED) {
+        blocked(t, h->blocked_by);
+        return;
+    }
+    if (t->addr_gen != 0) /* the host may have moved on meanwhile */
+        t->addr_gen = h->addr_gen;
+    run_now(t);
 }
 
 void start_unwait(struct transfer *t)
@@ -531,6 +585,7 @@ void start_hop(struct transfer *t)
 {
     struct fetcher *f = t->f;
     struct host *h = t->lane->host;
+    t->addr_gen = 0;
     reset_response(t); /* an earlier hop's, or attempt's, is not this one's */
     t->resolve_us = f->now;
     if (t->url.host_is_ip) {

@@ -632,12 +632,15 @@ static void turn(struct keeper *k, struct msg *list)
         keeper_background_done(k);
         publish_touched(k);
     }
+    bool reading = store_read_begin(k->e->store) == 0; /* if not: one by one */
     for (struct msg *m = list, *next; m != NULL; m = next) {
         next = m->next;
         finish(k, m, rc);
     }
     if (!k->stop)
         feed_all(k);
+    if (reading)
+        store_read_end(k->e->store);
     store_checkpoint(k->e->store, false);
 }
 

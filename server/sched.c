@@ -363,6 +363,7 @@ static void block(struct sched *s, struct sched_batch *b)
 {
     fair_remove(&s->batches, &b->user);
     list_append(&s->blocked, &b->link);
+    notify(s, b); /* a slot that is free may be kept for another fetcher */
     while (!list_empty(&b->offered)) {
         struct sched_lane *l = OFFERED_LANE(b->offered.next);
         give_up(l);
@@ -372,20 +373,23 @@ static void block(struct sched *s, struct sched_batch *b)
     batch_settle(s, b);
 }
 
-/* Blocked batches whose quota has slots stand in line again. Returns whether any does. */
-static bool unblock(struct sched *s)
+/* If its quota has slots, it stands in line again. */
+static void unblock(struct sched *s, struct sched_batch *b)
 {
-    bool any = false;
+    if (!blocked(b) || atomic_load(&b->quota->free) <= 0)
+        return;
+    stop_waiting(s, b);
+    batch_settle(s, b);
+}
+
+/* The same for all. Only after another fetcher has woken us: our own slots, and what is found free
+ * while a batch is being blocked, lead to that batch alone. */
+static void unblock_all(struct sched *s)
+{
     for (struct sched_link *p = s->blocked.next, *next; p != &s->blocked; p = next) {
-        struct sched_batch *b = BATCH_OF(p);
         next = p->next;
-        if (atomic_load(&b->quota->free) <= 0)
-            continue;
-        stop_waiting(s, b);
-        batch_settle(s, b);
-        any = true;
+        unblock(s, BATCH_OF(p));
     }
-    return any;
 }
 
 /* ---- what happens ---- */
@@ -409,13 +413,15 @@ static void fire(struct sched *s, struct sched_timer *t)
     host_settle(s, h);
 }
 
-void sched_turn(struct sched *s, int64_t now)
+void sched_turn(struct sched *s, int64_t now, bool woken)
 {
     ASSERT(now >= s->now);
     s->now = now;
     while (sched_due(s) <= now)
         fire(s, CONTAINER_OF(s->timers.root, struct sched_timer, node));
-    (void)unblock(s);
+    s->woken = s->woken || woken;
+    if (s->woken)
+        unblock_all(s);
 }
 
 void sched_queue(struct sched *s, struct sched_lane *l, uint32_t n)
@@ -484,15 +490,7 @@ static void start(struct sched *s, struct sched_lane *l)
 
 struct sched_lane *sched_pick(struct sched *s)
 {
-    bool refused = false;
-    for (;;) {
-        if (fair_empty(&s->batches)) {
-            /* A batch that was just refused finds no slot a moment later: what is free is kept
-             * for another fetcher's turn. */
-            if (refused || !unblock(s))
-                return NULL;
-            continue;
-        }
+    while (!fair_empty(&s->batches)) {
         struct sched_batch *b = CONTAINER_OF(fair_next(&s->batches), struct sched_batch, user);
         struct sched_lane *l = next_lane(s, b);
         if (l == NULL)
@@ -506,8 +504,8 @@ struct sched_lane *sched_pick(struct sched *s)
         }
         quota_give(s->global);
         block(s, b);
-        refused = true;
     }
+    return NULL;
 }
 
 void sched_release(struct sched *s, struct sched_lane *l)
@@ -526,6 +524,7 @@ void sched_release(struct sched *s, struct sched_lane *l)
     if (b->quota != NULL) {
         quota_give(b->quota);
         notify(s, b);
+        unblock(s, b);
     }
     lane_changed(s, l);
 }
@@ -545,21 +544,41 @@ void sched_host_limit(struct sched *s, struct sched_host *h, uint32_t limit)
     host_settle(s, h);
 }
 
+/* Waits on for the batch's quota: a slot that came free meanwhile is found either here or by who
+ * gave it. Returns whether the batch is to be tried again. */
+static bool wait_on(struct sched *s, struct sched_batch *b, uint32_t *mask)
+{
+    while (blocked(b)) {
+        quota_wait(b->quota, s->me);
+        uint32_t wake = quota_wake(b->quota, s->me);
+        *mask |= wake & ~(1U << s->me);
+        if (!(wake & (1U << s->me)))
+            return false;
+        unblock(s, b);
+    }
+    return true;
+}
+
 uint32_t sched_wake_others(struct sched *s, bool *again)
 {
     uint32_t me = 1U << s->me;
     uint32_t mask = quota_wake(s->global, s->me) | s->wake;
     s->wake = 0;
+    *again = (mask & me) != 0;
+    if (s->woken) {
+        s->woken = false; /* whoever woke us took our mark off the quota, whichever it was */
+        for (struct sched_link *p = s->blocked.next, *next; p != &s->blocked; p = next) {
+            next = p->next;
+            *again = wait_on(s, BATCH_OF(p), &mask) || *again;
+        }
+    }
     while (!list_empty(&s->notify)) {
         struct sched_batch *b = CONTAINER_OF(s->notify.next, struct sched_batch, notify);
         list_remove(&b->notify);
-        mask |= quota_wake(b->quota, s->me);
+        if (blocked(b))
+            *again = wait_on(s, b, &mask) || *again;
+        else
+            mask |= quota_wake(b->quota, s->me);
     }
-    for (struct sched_link *p = s->blocked.next; p != &s->blocked; p = p->next) {
-        /* Blocked batches are woken by our bit alone, and whoever woke us took it away. */
-        quota_wait(BATCH_OF(p)->quota, s->me);
-        mask |= quota_wake(BATCH_OF(p)->quota, s->me);
-    }
-    *again = (mask & me) != 0;
     return mask & ~me;
 }

@@ -103,6 +103,7 @@ struct sched {
     unsigned me; /* this fetcher's number: member of the quotas */
     uint32_t in_flight;
     uint32_t kept; /* hosts and lanes */
+    bool woken;    /* blocked batches have to look at their quotas, and wait on */
     uint32_t wake; /* fetchers to wake at the end of the turn, found earlier */
 };
 
@@ -130,9 +131,10 @@ bool sched_host_keep(struct sched *s, struct sched_host *h);
 struct sched_lane *sched_forgotten_lane(struct sched *s);
 struct sched_host *sched_forgotten_host(struct sched *s);
 
-/* Before the first pick of a turn: the time, and what it makes possible; batches try again that
- * have slots again. */
-void sched_turn(struct sched *s, int64_t now);
+/* Before the first pick of a turn: the time, and what it makes possible. woken: another fetcher was
+ * told to wake us (sched_wake_others) since the last turn; batches whose quota has slots again then
+ * try again. */
+void sched_turn(struct sched *s, int64_t now, bool woken);
 /* When sched_turn has something to do though nothing else happened; INT64_MAX: never. */
 int64_t sched_due(const struct sched *s);
 

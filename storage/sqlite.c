@@ -383,6 +383,16 @@ int store_begin(struct store *s, bool durable)
     return rc != 0 ? rc : sq_run(s, S_BEGIN);
 }
 
+int store_read_begin(struct store *s)
+{
+    return sq_run(s, S_BEGIN_READ);
+}
+
+void store_read_end(struct store *s)
+{
+    store_rollback(s); /* nothing was written */
+}
+
 void store_rollback(struct store *s)
 {
     if (sqlite3_get_autocommit(s->db))

@@ -182,6 +182,10 @@ const char *store_error(const struct store *s);
 int store_begin(struct store *s, bool durable) MUSTCHECK;
 int store_commit(struct store *s) MUSTCHECK; /* on failure: rolled back */
 void store_rollback(struct store *s);
+/* Between the two the same state is read, and SQLite's locks are taken once instead of for every
+ * call (each is some system calls). Nothing may be written, no transaction begun. */
+int store_read_begin(struct store *s) MUSTCHECK;
+void store_read_end(struct store *s);
 /* Outside a transaction: folds the write-ahead log back when it has grown; `force`: whatever its
  * size, and cuts it to nothing. Never fails loudly: what it could not do now it does later. */
 void store_checkpoint(struct store *s, bool force);

@@ -139,9 +139,10 @@ static inline struct sched_lane *world_pick(struct world *w, unsigned f)
 static inline void turn(struct world *w, unsigned f)
 {
     bool again = true;
+    bool woken = w->awake & (1U << f);
     w->awake &= ~(1U << f);
     for (int i = 0; again && i < 100; i++) {
-        sched_turn(&w->s[f], w->now);
+        sched_turn(&w->s[f], w->now, woken && i == 0);
         while (world_pick(w, f) != NULL)
             ;
         w->awake |= sched_wake_others(&w->s[f], &again);

@@ -6,7 +6,7 @@ static struct world w;
 static void init(uint32_t global, uint32_t per_host, uint32_t per_batch)
 {
     world_init(&w, (struct limits){.global = global, .host = per_host, .batch = per_batch});
-    sched_turn(&w.s[0], w.now);
+    sched_turn(&w.s[0], w.now, false);
 }
 
 static void all_hosts_and_batches_have_their_turn(void **state)
@@ -87,7 +87,7 @@ static void a_batch_at_its_limit_holds_no_slot_of_a_host(void **state)
     assert_null(sched_pick(&w.s[0]));
     /* batch 0 is offered host 0 again only when it has a slot */
     sched_release(&w.s[0], &w.lanes[0][0][0]);
-    sched_turn(&w.s[0], w.now);
+    sched_turn(&w.s[0], w.now, false);
     const struct sched_lane *a = sched_pick(&w.s[0]), *b = sched_pick(&w.s[0]);
     assert_non_null(a);
     assert_non_null(b);
@@ -191,9 +191,9 @@ static void a_paused_host(void **state)
     l = sched_pick(s);
     assert_ptr_equal(l, &w.lanes[0][1][0]);
     sched_release(s, l);
-    sched_turn(s, w.now + 499);
+    sched_turn(s, w.now + 499, false);
     assert_null(sched_pick(s));
-    sched_turn(s, w.now + 500);
+    sched_turn(s, w.now + 500, false);
     assert_non_null(sched_pick(s));
 }
 
@@ -208,7 +208,7 @@ static void hosts_and_lanes_are_kept_while_their_past_counts(void **state)
     struct sched_lane l;
     quota_init(&global, 10);
     sched_init(&s, &global, 0);
-    sched_turn(&s, 1000000);
+    sched_turn(&s, 1000000, false);
     sched_host_init(&h, 4, sched_rate_of(0));
     sched_batch_init(&b, NULL, 0, sched_rate_of(2000), 5);
     sched_lane_init(&l, &h, &b);
@@ -220,13 +220,13 @@ static void hosts_and_lanes_are_kept_while_their_past_counts(void **state)
     assert_int_equal(sched_due(&s), 1500000);
     sched_queue(&s, &l, 1); /* used again meanwhile */
     assert_null(sched_pick(&s));
-    sched_turn(&s, 1500000);
+    sched_turn(&s, 1500000, false);
     assert_ptr_equal(sched_pick(&s), &l);
     sched_release(&s, &l);
     assert_true(sched_lane_keep(&s, &l));
-    sched_turn(&s, 1999999);
+    sched_turn(&s, 1999999, false);
     assert_null(sched_forgotten_lane(&s));
-    sched_turn(&s, 2000000);
+    sched_turn(&s, 2000000, false);
     assert_ptr_equal(sched_forgotten_lane(&s), &l);
     assert_null(sched_forgotten_lane(&s));
     assert_false(sched_lane_keep(&s, &l));
@@ -235,9 +235,9 @@ static void hosts_and_lanes_are_kept_while_their_past_counts(void **state)
     sched_lane_fini(&s, &l);
     sched_batch_fini(&s, &b);
     assert_true(sched_host_keep(&s, &h));
-    sched_turn(&s, 2999999);
+    sched_turn(&s, 2999999, false);
     assert_null(sched_forgotten_host(&s));
-    sched_turn(&s, 3000000);
+    sched_turn(&s, 3000000, false);
     assert_ptr_equal(sched_forgotten_host(&s), &h);
     assert_false(sched_host_keep(&s, &h));
     assert_int_equal(s.kept, 0);

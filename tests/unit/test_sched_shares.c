@@ -54,7 +54,7 @@ static void host(struct sched_host *h, uint32_t limit)
 static void sim_start(struct sim *m)
 {
     struct sched_lane *l;
-    sched_turn(&m->s, m->now);
+    sched_turn(&m->s, m->now, false);
     while ((l = sched_pick(&m->s)) != NULL) {
         struct flight *f = calloc(1, sizeof(*f));
         f->lane = CONTAINER_OF(l, struct sim_lane, l);
