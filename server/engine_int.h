@@ -56,6 +56,7 @@ struct live {
     struct live *all_prev, *all_next;
     uint64_t next_n;           /* completion number of the next result */
     uint64_t done;             /* results stored */
+    uint64_t held;             /* … and those that wait for the next group */
     uint8_t *done_bits;        /* which indexes have one */
     bool recovered;            /* taken up after a restart: pages may hold finished requests */
     struct page_map *feed;     /* feeder.c */
@@ -149,6 +150,7 @@ struct msg_results {
     struct done *first, **tail;
     size_t bytes;       /* of memory that it stands for: counts against UNWRITTEN_MAX */
     int64_t soonest_us; /* the first that is due again; INT64_MAX: none */
+    bool held;          /* the keeper: its results are counted in live.held */
     size_t used, cap;
     char mem[];
 };

@@ -24,6 +24,8 @@ enum {
     CANCEL_PAGES = 64,              /* pages of cancelled requests a group: some 2,000 results */
     REMOVE_ROWS = 4000,             /* rows of removed batches a group */
     GROUP_BYTES = 64 * 1024 * 1024, /* of results */
+    GATHER_EACH_US = 2 * 1000,      /* … more for each batch that has some */
+    GATHER_MAX_US = 200 * 1000,
     GATHER_BYTES = 8 * 1024 * 1024, /* of results that wait for others */
     RETRY_STORE_MS = 500,           /* after a failed commit */
     GATHER_US = 10 * 1000,          /* between commits of results alone: each rewrites the last
@@ -322,10 +324,12 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
 
 static void publish_touched(struct keeper *k)
 {
+    k->n_touched = 0;
     struct engine *e = k->e;
     int64_t now = now_us();
     for (struct live *l = k->touched, *next; l != NULL; l = next) {
         next = l->touched_next;
+        k->n_touched++;
         pthread_mutex_lock(&e->mutex);
         l->next_n += l->group_done;
         l->done += l->group_done;
@@ -364,6 +368,7 @@ static void publish_touched(struct keeper *k)
 
 void keeper_clear_group(struct live *l)
 {
+    l->held = 0;
     l->touched = l->ending = false;
     l->group_state = -1;
     l->group_flown = l->group_waits = 0;
@@ -702,6 +707,13 @@ static int wait_ms(const struct keeper *k)
     return left <= 0 ? 0 : (int)(left / 1000) + 1;
 }
 
+/* A batch has last pages of its own: the more batches, the more results it takes to fill them. */
+static int64_t gather_us(const struct keeper *k)
+{
+    uint64_t us = k->n_touched * GATHER_EACH_US;
+    return us < GATHER_US ? GATHER_US : us > GATHER_MAX_US ? GATHER_MAX_US : (int64_t)us;
+}
+
 /* Whether this list is only results, and requests for more: then the results may wait for others,
  * if some were written a moment ago. The pages asked for never wait. */
 static bool may_gather(const struct keeper *k, const struct msg *list)
@@ -719,6 +731,19 @@ static bool may_gather(const struct keeper *k, const struct msg *list)
     return true;
 }
 
+/* Nobody waits long for the end of a batch. */
+static void note_ends(struct keeper *k, struct msg_results *m)
+{
+    int64_t soon = k->results_begin + GATHER_US;
+    if (m->held)
+        return;
+    m->held = true;
+    for (const struct done *d = m->first; d != NULL; d = d->next) {
+        if (++d->live->held + d->live->done >= d->live->b.total && soon < k->results_due)
+            k->results_due = soon;
+    }
+}
+
 /* Leaves the rest in the list; the results' order is kept. */
 static struct msg *hold_results(struct keeper *k, struct msg *list)
 {
@@ -726,7 +751,11 @@ static struct msg *hold_results(struct keeper *k, struct msg *list)
     for (struct msg *m = list, *next; m != NULL; m = next) {
         next = m->next;
         m->next = NULL;
-        struct msg ***to = m->type == KEEPER_RESULTS ? &k->kept_tail : &tail;
+        struct msg ***to = &tail;
+        if (m->type == KEEPER_RESULTS) {
+            to = &k->kept_tail;
+            note_ends(k, (struct msg_results *)m);
+        }
         **to = m;
         *to = &m->next;
     }
@@ -753,7 +782,8 @@ void *keeper_main(void *arg)
             turn(k, hold_results(k, list));
         } else {
             turn(k, bound_group(k, list));
-            k->results_due = k->kept != NULL ? 0 : now_us() + GATHER_US;
+            k->results_begin = now_us();
+            k->results_due = k->kept != NULL ? 0 : k->results_begin + gather_us(k);
         }
     }
     keeper_drain(k);

@@ -13,6 +13,8 @@ struct keeper {
     uint64_t n_live;
     struct live *touched;          /* changed by the group being committed */
     struct msg *kept, **kept_tail; /* results that wait for the next group */
+    uint64_t n_touched;            /* batches that the last group changed */
+    int64_t results_begin;         /* the last commit of results */
     int64_t results_due;           /* monotonic: they may wait until then */
     int64_t wake_us;               /* monotonic: something is due again; INT64_MAX: nothing */
     int64_t clock_us;              /* what to add to monotonic time for Unix time: one that never
