@@ -125,7 +125,7 @@ int park_wait(struct request *r, int64_t deadline_us)
     pthread_mutex_lock(&api->lock);
     if (api->stopping) {
         rc = E_STOPPING;
-    } else if (api->n_waiters >= (api->cfg->max_connections + 1) / 2) {
+    } else if (api->n_waiters >= (engine_max_clients(api->engine) + 1) / 2) {
         rc = E_BUSY;
     } else {
         ASSERT(r->park == PARK_NONE);

@@ -14,7 +14,10 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/time.h>
+#include <sys/uio.h>
+#include <unistd.h>
 
 enum {
     CACHE_MAX = 65536,
@@ -29,6 +32,7 @@ enum {
 };
 
 #define SECOND ((int64_t)1000000)
+#define HOLD (SECOND / 20) /* no socket: ask again after this */
 #define TTL_MIN (1 * SECOND)
 #define TTL_MAX (3600 * SECOND)
 #define TTL_HOSTS (60 * SECOND) /* of /etc/hosts, which has none */
@@ -80,6 +84,8 @@ struct dns {
     struct list asked, slow;          /* in the order of asking */
     size_t inflight, inflight_max;    /* ASKED */
     size_t n_slow;
+    int64_t no_socket_us;   /* when one could not be had; 0: never */
+    int64_t hold_until;     /* nothing is asked before */
     struct entry *starting; /* ares_getaddrinfo() is running for it */
     int64_t now;            /* of the call that is running */
     int64_t due;            /* when c-ares wants to be called again; may be too early */
@@ -311,6 +317,13 @@ static void set_answer(struct entry *e, const struct ares_addrinfo *ai, bool fro
     e->expires = e->d->now + (keep < TTL_MIN ? TTL_MIN : keep > TTL_MAX ? TTL_MAX : keep);
 }
 
+static void hold(struct dns *d)
+{
+    d->hold_until = d->now + HOLD;
+    if (d->hold_until < d->due)
+        d->due = d->hold_until;
+}
+
 static void on_ares(void *arg, int status, int timeouts, struct ares_addrinfo *ai)
 {
     struct entry *e = arg;
@@ -322,12 +335,18 @@ static void on_ares(void *arg, int status, int timeouts, struct ares_addrinfo *a
         size_t *count = e->state == ASKED ? &d->inflight : &d->n_slow;
         ASSERT(*count > 0);
         --*count;
-        /* Only a file can answer before the question is on its way. */
-        if (status == ARES_SUCCESS && ai != NULL)
-            set_answer(e, ai, d->starting == e);
-        else
-            set_error(e, status);
-        set_state(e, d->starting == e ? KNOWN : DONE);
+        bool failed = status != ARES_SUCCESS && status != ARES_ENOTFOUND && status != ARES_ENODATA;
+        if (failed && d->no_socket_us >= e->asked_us) {
+            set_state(e, WAITING); /* our own limit, not the servers' fault */
+            hold(d);
+        } else {
+            /* Only a file can answer before the question is on its way. */
+            if (status == ARES_SUCCESS && ai != NULL)
+                set_answer(e, ai, d->starting == e);
+            else
+                set_error(e, status);
+            set_state(e, d->starting == e ? KNOWN : DONE);
+        }
         /* Ended by a question about another name, from dns_resolve() perhaps: its waiters are
          * called by the next dns_tick(). */
         if (e->state == DONE && d->starting != NULL)
@@ -394,6 +413,11 @@ static void wait_in_line(struct dns *d, struct entry *e)
         d->due = aged;
 }
 
+static bool may_ask(const struct dns *d)
+{
+    return d->inflight < d->inflight_max && d->hold_until <= d->now;
+}
+
 /* What is to be done after c-ares had its turn: tell of answers, use the free slots. */
 static void settle(struct dns *d)
 {
@@ -402,7 +426,7 @@ static void settle(struct dns *d)
         struct entry *e = d->done.first;
         if (e != NULL) {
             set_state(e, KNOWN);
-        } else if (d->inflight < d->inflight_max && d->waiting.first != NULL) {
+        } else if (may_ask(d) && d->waiting.first != NULL) {
             e = d->waiting.first;
             start(d, e);
             if (e->state != KNOWN)
@@ -431,6 +455,46 @@ static void on_socket(void *arg, ares_socket_t fd, int rd, int wr)
         d->watch(d->watch_arg, fd, rd != 0, wr != 0);
 }
 
+/* c-ares' sockets, to learn when there are none to be had; it would call that a failed look-up. */
+static ares_socket_t sock_open(int family, int type, int protocol, void *arg)
+{
+    struct dns *d = arg;
+    int size = RCVBUF, fd = socket(family, type | SOCK_NONBLOCK | SOCK_CLOEXEC, protocol);
+    if (fd >= 0)
+        (void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &size, sizeof(size));
+    else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        d->no_socket_us = d->now;
+    return fd;
+}
+
+static int sock_close(ares_socket_t fd, void *arg)
+{
+    (void)arg;
+    return close(fd);
+}
+
+static int sock_connect(ares_socket_t fd, const struct sockaddr *sa, ares_socklen_t len, void *arg)
+{
+    (void)arg;
+    return connect(fd, sa, len);
+}
+
+static ares_ssize_t sock_recv(ares_socket_t fd, void *p, size_t n, int flags, struct sockaddr *sa,
+                              ares_socklen_t *len, void *arg)
+{
+    (void)arg;
+    return recvfrom(fd, p, n, flags, sa, len);
+}
+
+static ares_ssize_t sock_send(ares_socket_t fd, const struct iovec *v, int n, void *arg)
+{
+    (void)arg;
+    return writev(fd, v, n);
+}
+
+static const struct ares_socket_functions sock_functions = {sock_open, sock_close, sock_connect,
+                                                            sock_recv, sock_send};
+
 int dns_new(struct dns **out, const struct dns_options *o, dns_watch_fn *watch, void *arg)
 {
     char lookups[] = "fb"; /* files first, as everywhere; then DNS */
@@ -441,11 +505,10 @@ int dns_new(struct dns **out, const struct dns_options *o, dns_watch_fn *watch, 
         .tries = o->tries > 0 ? o->tries : TRIES,
         .lookups = lookups,
         .ednspsz = EDNS_SIZE,
-        .socket_receive_buffer_size = RCVBUF,
         .sock_state_cb = on_socket,
     };
     int mask = ARES_OPT_FLAGS | ARES_OPT_TIMEOUTMS | ARES_OPT_TRIES | ARES_OPT_LOOKUPS |
-               ARES_OPT_EDNSPSZ | ARES_OPT_SOCK_RCVBUF | ARES_OPT_SOCK_STATE_CB;
+               ARES_OPT_EDNSPSZ | ARES_OPT_SOCK_STATE_CB;
     struct dns *d;
     int rc = E_NOMEM, status;
 
@@ -471,6 +534,7 @@ int dns_new(struct dns **out, const struct dns_options *o, dns_watch_fn *watch, 
         d->channel = NULL;
         goto fail;
     }
+    ares_set_socket_functions(d->channel, &sock_functions, d);
     if (o->servers != NULL) {
         status = ares_set_servers_ports_csv(d->channel, o->servers);
         if (status != ARES_SUCCESS) {
@@ -553,7 +617,7 @@ int dns_resolve(struct dns *d, const char *name, int64_t now, dns_fn *fn, void *
         free(e->addr);
         e->addr = NULL;
         e->n = 0;
-        if (d->inflight < d->inflight_max && d->waiting.first == NULL)
+        if (may_ask(d) && d->waiting.first == NULL)
             start(d, e);
         else
             wait_in_line(d, e);
@@ -595,5 +659,12 @@ int64_t dns_tick(struct dns *d, int64_t now)
     int64_t aged = d->waiting.first != NULL ? age(d) : INT64_MAX;
     if (aged < d->due)
         d->due = aged;
+    if (d->waiting.first != NULL && d->hold_until > now && d->hold_until < d->due)
+        d->due = d->hold_until;
     return d->due;
+}
+
+bool dns_short(const struct dns *d, int64_t now)
+{
+    return d->no_socket_us != 0 && now < d->no_socket_us + 2 * HOLD;
 }

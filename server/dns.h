@@ -55,5 +55,7 @@ void dns_event(struct dns *d, int fd, bool rd, bool wr, int64_t now);
 /* Handles timeouts that are due; returns when to call again at the latest (monotonic µs), or
  * INT64_MAX. */
 int64_t dns_tick(struct dns *d, int64_t now);
+/* No socket can be had at the moment: look-ups wait for a reason of this machine's. */
+bool dns_short(const struct dns *d, int64_t now);
 
 #endif

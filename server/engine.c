@@ -87,10 +87,12 @@ struct fetcher *engine_fetcher(const struct engine *e, uint64_t lane)
 
 /* ---- start and stop ---- */
 
-/* As many transfers as there are descriptors for. Raises the soft limit to the hard one. */
-static uint32_t parallel_by_descriptors(const struct config *cfg, unsigned fetchers)
+/* As many transfers as there are descriptors for. Raises the soft limit to the hard one. *clients:
+ * how many API connections were reckoned with. */
+static uint32_t share_descriptors(const struct config *cfg, unsigned fetchers, uint32_t *clients)
 {
     struct rlimit r;
+    *clients = cfg->max_connections;
     if (getrlimit(RLIMIT_NOFILE, &r) != 0)
         return 256;
     if (r.rlim_cur < r.rlim_max) {
@@ -100,8 +102,9 @@ static uint32_t parallel_by_descriptors(const struct config *cfg, unsigned fetch
     }
     rlim_t limit = r.rlim_cur == RLIM_INFINITY ? 1000000 : r.rlim_cur;
     /* A low limit is shared out: the API's clients don't get all of it. */
-    rlim_t clients = cfg->max_connections < limit / 4 ? cfg->max_connections : limit / 4;
-    rlim_t reserve = clients + fetch_overhead_fds(fetchers) + OTHER_FDS;
+    if (*clients > limit / 4)
+        *clients = (uint32_t)(limit / 4);
+    rlim_t reserve = *clients + fetch_overhead_fds(fetchers) + OTHER_FDS;
     if (limit <= reserve + 16)
         return 16;
     return (uint32_t)(limit - reserve < 1000000 ? limit - reserve : 1000000);
@@ -126,11 +129,14 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
     unsigned n = cfg->fetchers != 0 ? cfg->fetchers : cores();
     if (n > FETCHERS_MAX)
         n = FETCHERS_MAX;
-    uint32_t most = parallel_by_descriptors(cfg, n);
+    uint32_t most = e->fd_budget = share_descriptors(cfg, n, &e->max_clients);
     e->max_parallel = cfg->max_parallel != 0 && cfg->max_parallel < most ? cfg->max_parallel : most;
     if (cfg->max_parallel > most)
         log_line(LOG_WARN, "engine", "max-parallel %u is more than the descriptor limit allows: %u",
                  cfg->max_parallel, most);
+    if (e->max_clients < cfg->max_connections)
+        log_line(LOG_WARN, "engine", "the descriptor limit allows %u API connections, not %u",
+                 e->max_clients, cfg->max_connections);
     quota_init(&e->global, e->max_parallel);
 
     int rc = guard_init(&e->guard, cfg->allow_net, cfg->n_allow_net);
@@ -166,6 +172,11 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
 out:
     engine_stop(e);
     return rc;
+}
+
+uint32_t engine_max_clients(const struct engine *e)
+{
+    return e->max_clients;
 }
 
 void engine_stop(struct engine *e)

@@ -21,6 +21,8 @@ int engine_start(struct engine **out, const struct config *cfg, char *why,
 /* Stops accepting, ends the threads after a last commit, closes the store. What is in flight is
  * fetched again at the next start. NULL is fine. All uploads must have been released. */
 void engine_stop(struct engine *e);
+/* API connections that there are descriptors for: --max-connections, or fewer. */
+uint32_t engine_max_clients(const struct engine *e);
 
 /* keeper: a batch ended (COMPLETED, CANCELLED) or was deleted. Set once, before requests come;
  * fn NULL: no longer told. Every other callback below comes exactly once, whatever fails. */

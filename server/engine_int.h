@@ -220,9 +220,13 @@ struct fetcher;
 struct engine {
     const struct config *cfg;
     uint32_t max_parallel;
-    struct guard guard;  /* constant */
-    struct store *store; /* keeper */
-    struct inbox inbox;  /* of the keeper */
+    uint32_t max_clients;          /* API connections that descriptors are set aside for */
+    uint32_t fd_budget;            /* descriptors for connections and spilled bodies */
+    _Atomic int32_t fds;           /* of them in use, idle connections too */
+    _Atomic int64_t starved_until; /* monotonic: the system had no descriptor for one of us */
+    struct guard guard;            /* constant */
+    struct store *store;           /* keeper */
+    struct inbox inbox;            /* of the keeper */
     struct quota global;
     pthread_t keeper_thread;
     bool keeper_runs;

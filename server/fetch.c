@@ -18,6 +18,7 @@ enum {
     LANE_LOW = 32,        /* ask for more when fewer requests wait than this … */
     LANE_LOW_MAX = 4096,  /* … or, for a host with much parallelism, up to this */
     IN_PAGES_MAX = 65536, /* requests waiting in memory, above which only the low mark counts */
+    FULL_US = 10 * 1000,  /* then look whether others have given descriptors back */
     RECORD_MAX = 64 * 1024 * 1024,
     SPARES_MAX = 1024,
 };
@@ -592,6 +593,9 @@ static bool start_some(struct fetcher *f)
     for (unsigned n = 0; n < STARTS_PER_TURN; n++) {
         if (atomic_load(&f->e->unwritten) > UNWRITTEN_MAX)
             return false; /* the keeper wakes us */
+        f->full = multi_full(f);
+        if (f->full)
+            return false;
         struct sched_lane *s = sched_pick(&f->sched);
         if (s == NULL)
             return false;
@@ -621,6 +625,25 @@ static void fire_timers(struct fetcher *f)
     }
 }
 
+/* When descriptors or ports are short: idle connections go, the other fetchers' too. Returns when to
+ * come back at the latest. */
+static int64_t spare_descriptors(struct fetcher *f, int64_t until)
+{
+    bool paused = f->no_starts_before > f->now;
+    if (paused || f->full || f->ports_short_until > f->now || multi_short(f))
+        multi_close_idle(f);
+    if (!paused && !f->full)
+        return until;
+    for (unsigned i = 0; f->now >= f->spare_due && i < f->e->n_fetchers; i++) {
+        if (i != f->no)
+            fetcher_wake(f->e->fetchers[i]);
+    }
+    if (f->now >= f->spare_due)
+        f->spare_due = f->now + FULL_US;
+    int64_t back = paused ? f->no_starts_before : f->now + FULL_US;
+    return back < until ? back : until;
+}
+
 static void *fetcher_main(void *arg)
 {
     struct fetcher *f = arg;
@@ -641,8 +664,7 @@ static void *fetcher_main(void *arg)
         if (may_start && !more)
             more = start_some(f); /* what ended with the answers made room */
         more = more || f->asked;
-        if (!f->draining && !may_start && f->no_starts_before < until)
-            until = f->no_starts_before;
+        until = spare_descriptors(f, until);
         if (may_start && sched_due(&f->sched) < until)
             until = sched_due(&f->sched);
         int64_t flush = out_turn(f);
@@ -654,8 +676,6 @@ static void *fetcher_main(void *arg)
             until = f->drain_until;
         if (f->heap_n > 0 && f->heap[0]->due_us < until)
             until = f->heap[0]->due_us;
-        if (f->no_starts_before > f->now)
-            multi_close_idle(f);
         multi_turn(f, more || again ? f->now : until);
     }
     drop(f, NULL);

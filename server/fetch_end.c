@@ -1,12 +1,19 @@
 /* From libcurl's verdict on a transfer to what follows: the next hop of a redirect, another
  * address, another attempt, or the result. Runs on the fetcher's thread. */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "server/fetch_int.h"
 #include "server/policy.h"
 #include "server/retry.h"
+
+enum {
+    PORTS_PAUSE_MAX_US = 1000 * 1000,
+    PORTS_AGAIN_US = 2000 * 1000, /* a failure this soon after a pause makes the next one longer */
+};
 
 static int64_t info_us(CURL *h, CURLINFO what)
 {
@@ -276,6 +283,52 @@ static void note_version(struct transfer *t)
     t->version = v == CURL_HTTP_VERSION_1_0 ? 10 : v == CURL_HTTP_VERSION_2_0 ? 20 : 11;
 }
 
+/* connect() finds no free port, and no local address at all, by the same errno. A datagram socket
+ * has ports of its own. */
+static bool has_source(const struct transfer *t)
+{
+    int fd = socket(t->peer.sin6_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return true;
+    int rc = connect(fd, (const struct sockaddr *)&t->peer, sizeof(t->peer));
+    close(fd);
+    return rc == 0;
+}
+
+/* Ports are counted for each destination: only this host waits, longer while it does not help. */
+static void pause_for_ports(struct fetcher *f, struct host *h)
+{
+    if (f->now >= h->ports_pause_end) {
+        bool again = f->now < h->ports_pause_end + PORTS_AGAIN_US;
+        int64_t us = again ? h->ports_pause_us * 2 : PAUSE_US;
+        h->ports_pause_us = us < PORTS_PAUSE_MAX_US ? us : PORTS_PAUSE_MAX_US;
+        h->ports_pause_end = f->now + h->ports_pause_us;
+        log_line(LOG_DEBUG, "fetch", "%s: no port is free for another connection", h->name);
+    }
+    f->ports_short_until = h->ports_pause_end + PORTS_AGAIN_US;
+    sched_pause_host(&f->sched, &h->s, h->ports_pause_end);
+}
+
+/* It ended for want of descriptors, ports or socket memory of this machine. */
+static bool own_limit(struct transfer *t, CURLcode code)
+{
+    struct fetcher *f = t->f;
+    long err = 0;
+    if (!t->no_descriptor && code == CURLE_COULDNT_CONNECT && t->blocked_by == NULL)
+        curl_easy_getinfo(t->easy, CURLINFO_OS_ERRNO, &err);
+    if (err == EADDRNOTAVAIL && has_source(t)) {
+        pause_for_ports(f, t->lane->host);
+        return true;
+    }
+    if (!t->no_descriptor && err != EAGAIN && err != ENOBUFS && err != ENOMEM)
+        return false;
+    atomic_store(&f->e->starved_until, f->now + 4 * PAUSE_US);
+    /* not all fetchers at once: each of them may need several to get anywhere */
+    f->random = f->random * 6364136223846793005ULL + 1442695040888963407ULL;
+    f->no_starts_before = f->now + PAUSE_US + (int64_t)(f->random >> 33) % PAUSE_US;
+    return true;
+}
+
 void end_transfer(struct transfer *t, CURLcode code)
 {
     struct fetcher *f = t->f;
@@ -289,8 +342,7 @@ void end_transfer(struct transfer *t, CURLcode code)
         t->status = 0;
     }
 
-    if (t->no_descriptor) { /* our own limit: nothing is charged to the request */
-        f->no_starts_before = f->now + 50000;
+    if (own_limit(t, code)) { /* nothing is charged to the request */
         t->active_us = charged;
         start_undo(t);
         sched_release(&f->sched, &t->lane->s);
@@ -339,6 +391,12 @@ void end_timer(struct transfer *t)
         return;
     }
     ASSERT(t->state == TRANSFER_RESOLVING);
+    if (dns_short(t->f->dns, t->f->now)) { /* our own limit */
+        start_undo(t);
+        sched_release(&t->f->sched, &t->lane->s);
+        requeue(t);
+        return;
+    }
     add_time(t, TIMING_DNS, t->f->now - t->resolve_us);
     end_with(t, fail(OUTCOME_TIMEOUT, "the name was not resolved in time"));
 }

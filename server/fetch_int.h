@@ -26,6 +26,7 @@ enum {
     SHARD_IDLE = 128,         /* connections a shard keeps at least when transfers end; more where
                                  there are descriptors for them … */
     SHARD_SHORT = 16,         /* … and this many when these run short */
+    PAUSE_US = 50 * 1000,     /* of starts when descriptors or ports run out */
     STARTS_PER_TURN = 256,    /* then the sockets get their turn */
     SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
     HEADER_BYTES = 64 * 1024, /* of a response's field lines */
@@ -51,6 +52,8 @@ struct host {
     enum host_state state;
     const char *blocked_by; /* HOST_BLOCKED: the guard's rule */
     int64_t expires_us;
+    int64_t ports_pause_us; /* the last pause for want of ports */
+    int64_t ports_pause_end;
     size_t n_addr, cur; /* only allowed addresses; cur: the one in use */
     struct dns_addr addr[DNS_ADDRS_MAX];
     uint32_t addr_gen;                      /* changes with the address in use */
@@ -189,8 +192,10 @@ struct transfer {
     bool too_large, too_many_fields;
     bool truncated, no_space;
     bool no_descriptor; /* our own limit, not the origin's fault */
+    bool in_memory;     /* a large body without a file */
     const char *blocked_by;
     char remote_ip[INET6_ADDRSTRLEN];
+    struct sockaddr_in6 peer; /* or sockaddr_in: what was last connected to */
     char error[CURL_ERROR_SIZE];
 };
 
@@ -199,6 +204,8 @@ struct shard {
     CURLM *multi;   /* NULL: not made yet */
     int64_t due_us; /* libcurl's timer; INT64_MAX: none */
     uint32_t active;
+    uint32_t open;             /* sockets; what is above `active` is idle */
+    bool tight;                /* new connections take the place of idle ones */
     int64_t idle_since;        /* active is 0 since */
     bool stale;                /* an idle connection of it has died */
     bool touched;              /* look for ended transfers */
@@ -252,7 +259,11 @@ struct fetcher {
     bool short_of_sockets;
     int64_t no_starts_before; /* out of descriptors: pause */
     _Atomic bool woken;       /* another fetcher gave slots back that we wait for */
-    bool asked;               /* the resolver has new questions since its last tick */
+    bool full;                /* no descriptor for another transfer */
+    int64_t spare_due;        /* when to ask the others for descriptors again */
+    int64_t ports_short_until;
+    size_t in_memory; /* bytes of large bodies that found no descriptor */
+    bool asked;       /* the resolver has new questions since its last tick */
     bool draining;
     int64_t drain_until;
 };
@@ -271,6 +282,10 @@ void multi_watch(void *f, int fd, bool rd, bool wr); /* for dns */
 void multi_turn(struct fetcher *f, int64_t until);
 /* Closes idle connections, as many as can be. */
 void multi_close_idle(struct fetcher *f);
+/* Whether one more transfer would need a descriptor that is not there. */
+bool multi_full(const struct fetcher *f);
+/* All descriptors that there are for transfers are in use, idle connections included. */
+bool multi_short(const struct fetcher *f);
 curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct curl_sockaddr *a);
 int multi_close_socket(void *fetcher, curl_socket_t fd);
 

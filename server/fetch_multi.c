@@ -100,10 +100,13 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
                            errno == ENOMEM;
         return CURL_SOCKET_BAD;
     }
+    memcpy(&t->peer, &a->addr, a->addrlen < sizeof(t->peer) ? a->addrlen : sizeof(t->peer));
     t->f->sockets++;
     t->fd = fd;
+    t->shard->open++;
+    atomic_fetch_add(&t->f->e->fds, 1);
     struct fd_entry *en = entry(t->f, fd);
-    *en = (struct fd_entry){0};
+    *en = (struct fd_entry){.shard = (uint8_t)(t->shard - t->f->shards)};
     return fd;
 }
 
@@ -111,8 +114,14 @@ int multi_close_socket(void *fetcher, curl_socket_t fd)
 {
     struct fetcher *f = fetcher;
     struct fd_entry *en = entry(f, fd);
+    f->shards[en->shard].open--;
     *en = (struct fd_entry){0}; /* close(2) takes it out of epoll */
     f->sockets--;
+    atomic_fetch_sub(&f->e->fds, 1);
+    if (f->ports_short_until > f->now) { /* a port in TIME_WAIT would be gone for a minute */
+        struct linger now = {.l_onoff = 1};
+        (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
+    }
     return close(fd);
 }
 
@@ -162,7 +171,54 @@ static int shard_open(struct shard *s)
                       h2 ? (long)CURLPIPE_MULTIPLEX : (long)CURLPIPE_NOTHING);
     curl_multi_setopt(s->multi, CURLMOPT_MAX_CONCURRENT_STREAMS, (long)SHARD_STREAMS);
     curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS, max_connects(s->f));
+    s->tight = false;
     return 0;
+}
+
+/* The system had no descriptor a moment ago, for whichever fetcher. */
+static bool starved(const struct fetcher *f)
+{
+    return atomic_load(&f->e->starved_until) > f->now;
+}
+
+/* Descriptors or ports are short, or nearly so: idle connections make room. */
+static bool tight(const struct fetcher *f)
+{
+    return (uint32_t)atomic_load(&f->e->fds) >= f->e->fd_budget - f->e->fd_budget / 16 ||
+           starved(f) || f->ports_short_until > f->now;
+}
+
+static bool has_idle(const struct fetcher *f)
+{
+    for (unsigned i = 0; i < ALL_SHARDS; i++) {
+        if (f->shards[i].open > f->shards[i].active)
+            return true;
+    }
+    return false;
+}
+
+bool multi_short(const struct fetcher *f)
+{
+    return starved(f) || (uint32_t)atomic_load(&f->e->fds) >= f->e->fd_budget;
+}
+
+bool multi_full(const struct fetcher *f)
+{
+    return (uint32_t)atomic_load(&f->e->fds) >= f->e->fd_budget && !has_idle(f);
+}
+
+/* While descriptors or ports are short, a shard has no more connections than transfers: a new one
+ * closes the oldest idle one, if there is one. No transfer waits in libcurl for that, since the
+ * others cannot use as many connections as they and it are. */
+static void bound(struct shard *s)
+{
+    bool was = s->tight;
+    s->tight = tight(s->f);
+    if (!s->tight && !was)
+        return;
+    curl_multi_setopt(s->multi, CURLMOPT_MAX_TOTAL_CONNECTIONS, s->tight ? (long)s->active : 0L);
+    curl_multi_setopt(s->multi, CURLMOPT_MAXCONNECTS,
+                      s->tight ? (long)s->active : max_connects(s->f));
 }
 
 int multi_init(struct fetcher *f)
@@ -205,6 +261,18 @@ void multi_fini(struct fetcher *f)
 struct shard *multi_shard(struct fetcher *f, struct host *h, bool h2)
 {
     unsigned base = (unsigned)(h->key % SHARDS), first = h2 ? SHARDS : 0;
+    if (tight(f)) { /* where a connection is idle: it is used, or closed for the new one */
+        for (unsigned i = 0; i < SHARDS; i++) {
+            struct shard *s = &f->shards[first + (base + i) % SHARDS];
+            if (s->open > s->active)
+                return s;
+        }
+        for (unsigned i = 0; starved(f) && i < SHARDS; i++) {
+            struct shard *s = &f->shards[first + (base + i) % SHARDS];
+            if (s->multi != NULL) /* a new one takes two descriptors */
+                return s;
+        }
+    }
     uint32_t chunk = h2 ? SHARD_STREAMS : SHARD_CHUNK;
     for (uint32_t room = chunk;; room += chunk) {
         for (unsigned i = 0; i < SHARDS; i++) {
@@ -226,6 +294,7 @@ int multi_add(struct transfer *t, struct shard *s)
         return E_NOMEM;
     t->shard = s;
     s->active++;
+    bound(s);
     t->lane->host->active[s - t->f->shards]++;
     return 0;
 }
@@ -271,8 +340,12 @@ static int64_t age_out(struct fetcher *f)
     int64_t next = INT64_MAX;
     for (unsigned i = 0; i < ALL_SHARDS; i++) {
         struct shard *s = &f->shards[i];
-        if (s->multi == NULL || s->active > 0)
+        if (s->multi == NULL)
             continue;
+        if (s->active > 0) {
+            bound(s);
+            continue;
+        }
         int64_t due = s->idle_since + (s->stale ? STALE_US : IDLE_US);
         if (due <= f->now)
             shard_close(s);

@@ -15,22 +15,45 @@ enum {
     BLOCKS_KEPT = 32,
     FLUSH_US = 2000, /* between two messages to the keeper, which each wake it */
     BLOCK_TOUCHED = 8 * 1024,
-    COPY_BODY = 16 * 1024,                     /* a larger body's memory is handed over instead */
+    IN_MEMORY_MAX = 32 * 1024 * 1024, /* of large bodies for which there is no descriptor */
+    COPY_BODY = 16 * 1024,            /* a larger body's memory is handed over instead */
     STORABLE = 1000 * 1000 * 1000 - 64 * 1024, /* SQLite's longest row, 10^9 bytes, less the rest */
 };
 
 /* ---- bodies ---- */
+
+/* No descriptor is free for a file. The body stays in memory while not too many do; else the
+ * request is made again later, if it may be. */
+static int stay(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    if (f->in_memory > IN_MEMORY_MAX && may_repeat(t)) {
+        t->no_descriptor = true;
+        return E_IO;
+    }
+    t->in_memory = true;
+    t->body.max = STORABLE;
+    f->in_memory += t->body.len;
+    return 0;
+}
+
+/* It is not of this transfer any more. */
+static void leave_memory(struct transfer *t)
+{
+    if (t->in_memory)
+        t->f->in_memory -= t->body.len;
+    t->in_memory = false;
+    t->body.max = SPILL_BYTES;
+}
 
 /* From memory to a file without a name in the data directory, so that many large bodies at once
  * don't fill the memory. */
 static int spill(struct transfer *t)
 {
     t->spill_fd = open(t->f->e->cfg->data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (t->spill_fd < 0) {
-        t->no_descriptor = may_repeat(t) &&
-                           (errno == EMFILE || errno == ENFILE); /* fetched again */
-        return E_IO;
-    }
+    if (t->spill_fd < 0)
+        return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? stay(t) : E_IO;
+    atomic_fetch_add(&t->f->e->fds, 1);
     size_t done = 0;
     while (done < t->body.len) {
         ssize_t n = write(t->spill_fd, t->body.data + done, t->body.len - done);
@@ -46,12 +69,16 @@ static int spill(struct transfer *t)
 
 static int keep(struct transfer *t, const char *p, size_t n)
 {
-    if (t->spill_fd < 0 && t->body.len + n <= SPILL_BYTES)
-        return buf_add(&t->body, p, n);
-    if (t->spill_fd < 0) {
+    if (t->spill_fd < 0 && !t->in_memory && t->body.len + n > SPILL_BYTES) {
         int rc = spill(t);
         if (rc != 0)
             return rc;
+    }
+    if (t->spill_fd < 0) {
+        int rc = buf_add(&t->body, p, n);
+        if (rc == 0 && t->in_memory)
+            t->f->in_memory += n;
+        return rc;
     }
     while (n > 0) {
         ssize_t w = write(t->spill_fd, p, n);
@@ -90,10 +117,16 @@ size_t body_write(struct transfer *t, const char *p, size_t n)
 
 void body_drop(struct transfer *t)
 {
+    if (t->in_memory) {
+        leave_memory(t);
+        buf_fini(&t->body);
+    }
     t->body_len = 0;
     buf_reset(&t->body);
-    if (t->spill_fd >= 0)
+    if (t->spill_fd >= 0) {
         close(t->spill_fd);
+        atomic_fetch_sub(&t->f->e->fds, 1);
+    }
     t->spill_fd = -1;
 }
 
@@ -215,7 +248,8 @@ static void put_body(struct transfer *t, struct done *d)
         d->owned_body = t->body.data;
         r->body = (struct span){t->body.data, t->body.len};
         t->f->out->bytes += t->body.cap;
-        buf_init(&t->body, t->body.max);
+        leave_memory(t);
+        buf_init(&t->body, SPILL_BYTES);
     } else if (t->status != 0) { /* an empty body is a body too */
         r->body = put(t->f, (struct span){t->body.len > 0 ? t->body.data : "", t->body.len});
     }

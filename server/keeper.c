@@ -310,8 +310,10 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
         if (l->outstanding > 0)
             l->outstanding--;
         free(d->owned_body);
-        if (d->r.body_fd >= 0)
+        if (d->r.body_fd >= 0) {
             close(d->r.body_fd);
+            atomic_fetch_sub(&k->e->fds, 1);
+        }
         live_unref(l);
     }
     int64_t was = atomic_fetch_sub(&k->e->unwritten, (int64_t)m->bytes);

@@ -1,5 +1,7 @@
 """The service under test, and a client for it that records everything it sees."""
+import ctypes
 import dataclasses
+import fcntl
 import http.client
 import json
 import os
@@ -8,6 +10,7 @@ import re
 import select
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
 import threading
@@ -227,7 +230,7 @@ class _Unclosed:
 class Service:
     """The real binary, on a free port, with a data directory of its own."""
 
-    def __init__(self, directory, *args, allow_net="127.0.0.0/8", env=None):
+    def __init__(self, directory, *args, allow_net="127.0.0.0/8", env=None, prefix=()):
         self.dir = pathlib.Path(directory)
         self.data = self.dir / "data"
         self.args = ["--dns-servers", f"127.0.0.1:{DNS.port}",
@@ -236,6 +239,7 @@ class Service:
         self.env = {k: v for k, v in os.environ.items()
                     if not k.lower().endswith("_proxy") and not k.startswith("BATCHFETCH_")}
         self.env.update(env or {})
+        self.prefix = prefix  # a command that ends in exec, as prlimit's
         self.process = None
         self.stderr_path = self.dir / "stderr"
         self._local = threading.local()
@@ -246,7 +250,7 @@ class Service:
         assert BINARY.exists(), f"{BINARY} is missing: build it, or set BATCHFETCH_BIN"
         with open(self.stderr_path, "ab") as stderr:
             self.process = subprocess.Popen(
-                [BINARY, "--listen", "127.0.0.1:0", "--data", self.data, *self.args, *more],
+                [*self.prefix, BINARY, "--listen", "127.0.0.1:0", "--data", self.data, *self.args, *more],
                 stdout=subprocess.PIPE, stderr=stderr, env=self.env, start_new_session=True)
         line = self._first_line(30 * SLOWER)
         match = re.fullmatch(r"batchfetch listening on http://(127\.0\.0\.1):(\d+)\n", line)
@@ -525,6 +529,32 @@ class Foreign:
     def __exit__(self, *_):
         total, foreign = (b - a for a, b in zip(self.before, self._times()))
         self.share = min(0.9, max(0.0, foreign / total)) if total else 0.0
+
+
+def in_network_namespace(fn, **sysctls):
+    """Calls fn in a network of its own, which has loopback and nothing else: what fn opens, and the
+    processes that it starts, are in there. Needs root. sysctls: net__ipv4__x="1"."""
+    outcome = []
+
+    def body():
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            assert libc.unshare(0x40000000) == 0, os.strerror(ctypes.get_errno())  # CLONE_NEWNET
+            with socket.socket() as s:  # lo: IFF_UP
+                fcntl.ioctl(s, 0x8914, struct.pack("16sH14x", b"lo", 1))
+            for name, value in sysctls.items():
+                pathlib.Path("/proc/sys", *name.split("__")).write_text(value)
+            outcome.append((fn(), None))
+        except BaseException as e:
+            outcome.append((None, e))
+
+    thread = threading.Thread(target=body)
+    thread.start()
+    thread.join()
+    value, error = outcome[0]
+    if error is not None:
+        raise error
+    return value
 
 
 def temp_dir(prefix):
