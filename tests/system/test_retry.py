@@ -188,7 +188,7 @@ def test_what_may_act_twice_is_tried_again_only_where_asked(service, origin, met
 
 
 # ---- when ----
-# Status 500: 429 and 503 would pause the host, for all requests to it.
+# Status 504: 429 and 503 would pause the host, for all requests to it.
 
 def test_the_wait_is_spread_over_a_growing_span(service, origin):
     n = 40
@@ -221,7 +221,7 @@ def test_a_short_wait_is_kept_to(service, origin):
 
 @pytest.mark.bench
 def test_a_retry_starts_when_it_is_due(service, origin):
-    service.run([origin.url(f"/flaky/1/due-{i}?status=500&after=1", HOSTS[i]) for i in range(20)],
+    service.run([origin.url(f"/flaky/1/due-{i}?status=504&after=1", HOSTS[i]) for i in range(20)],
                 retry=policy())
     waits = sorted(g[0] for g in gaps(origin.hits(40)).values())
     assert waits[0] >= 1 - EARLY and waits[10] <= 1.015, waits
@@ -229,7 +229,7 @@ def test_a_retry_starts_when_it_is_due(service, origin):
 
 def test_retry_after_may_be_a_date(service, origin):
     at = email.utils.formatdate(time.time() + 2, usegmt=True).replace(" ", "%20")
-    result, = service.run([origin.url(f"/flaky/1/date?status=500&after={at}")], retry=policy())
+    result, = service.run([origin.url(f"/flaky/1/date?status=504&after={at}")], retry=policy())
     assert result["attempts"] == 2
     wait, = gaps(origin.hits(2))[next(iter(gaps(origin.hits(2))))]
     assert 1 - EARLY <= wait < 2.2 * SLOWER, wait # a date is of whole seconds
@@ -239,7 +239,7 @@ def test_retry_after_may_be_a_date(service, origin):
 def test_retry_after_has_a_ceiling(service, origin, most, least, longest):
     for form in "3600", email.utils.formatdate(time.time() + 3600, usegmt=True).replace(" ", "%20"):
         origin.reset()
-        service.run([origin.url(f"/flaky/1/ceiling?status=500&after={form}")],
+        service.run([origin.url(f"/flaky/1/ceiling?status=504&after={form}")],
                     retry=policy(max_retry_after_ms=most))
         (wait,), = gaps(origin.hits(2)).values()
         assert least - EARLY <= wait < longest * SLOWER, (form, wait)
@@ -251,7 +251,7 @@ def test_retry_after_has_a_ceiling(service, origin, most, least, longest):
 def test_attempts_survive_a_restart(start, origin, kill):
     n = 300
     service = start()
-    batch = service.submit([origin.url(f"/flaky/9/kept-{i}?status=500&after=1", HOSTS[i % 5])
+    batch = service.submit([origin.url(f"/flaky/9/kept-{i}?status=504&after=1", HOSTS[i % 5])
                             for i in range(n)], limits={"max_per_host": 30}, retry=policy())
     for tries in 1, 2:
         def all_failed(tries=tries):
@@ -299,7 +299,7 @@ def test_killed_at_any_time_no_attempt_is_lost(start, origin):
 def test_a_long_wait_is_no_longer_when_the_clock_was_set_back(start, origin):
     """Due times on disk are of a clock that may since have been set: no wait gets longer by it."""
     service = start()
-    batch = service.submit([origin.url(f"/flaky/1/clock-{i}?status=500&after=1") for i in range(5)],
+    batch = service.submit([origin.url(f"/flaky/1/clock-{i}?status=504&after=1") for i in range(5)],
                            retry=policy(max_retry_after_ms=1000))
     waiting(service, batch, 5)
     service.stop()
@@ -317,7 +317,7 @@ def test_a_long_wait_is_no_longer_when_the_clock_was_set_back(start, origin):
 def test_many_wait_for_long_in_little_memory(start, origin):
     n = size(100_000)
     service = start("--max-per-host", 50)
-    text = "".join(origin.url(f"/flaky/99999999/many?status=500&after=3600&n={i}\n", HOSTS[i % 20])
+    text = "".join(origin.url(f"/flaky/99999999/many?status=504&after=3600&n={i}\n", HOSTS[i % 20])
                    for i in range(n))
     ask = query(retry__max_attempts=2, retry__max_retry_after_ms=3_600_000)
     batch = service.post("/v1/batches" + ask, text, {"Content-Type": TEXT}).expect(202).json()
@@ -340,7 +340,7 @@ def test_many_wait_for_long_in_little_memory(start, origin):
 
 
 def test_deleting_what_waits_leaves_nothing(service, origin):
-    batch = service.submit([origin.url(f"/flaky/9/gone-{i}?status=500&after=50") for i in range(50)],
+    batch = service.submit([origin.url(f"/flaky/9/gone-{i}?status=504&after=50") for i in range(50)],
                            retry=policy())
     waiting(service, batch, 50)
     service.delete(f"/v1/batches/{batch['id']}").expect(204)
@@ -351,14 +351,14 @@ def test_deleting_what_waits_leaves_nothing(service, origin):
 def test_due_retries_of_a_dead_host_hold_back_no_other(start, origin):
     """More of one host are due than the window of a batch takes (2,048, with many batches)."""
     service = start("--max-parallel", 600)
-    hold = [service.submit([origin.url(f"/flaky/1/hold-{i}?status=500&after=600")],
+    hold = [service.submit([origin.url(f"/flaky/1/hold-{i}?status=504&after=600")],
                            retry=policy(max_retry_after_ms=600_000))["id"] for i in range(130)]
     n = 3000
     urls = [origin.url(f"/dying/dead-{i}?after={SLOWER}", HOSTS[9]) for i in range(n)]
     batch = service.submit(urls, limits={"max_per_host": 400}, retry=policy())
     waiting(service, batch, n)
     due = time.monotonic() + SLOWER
-    live = [origin.url(f"/flaky/1/live-{i}?status=500&after={2 * SLOWER}", HOSTS[i % 5]) for i in range(200)]
+    live = [origin.url(f"/flaky/1/live-{i}?status=504&after={2 * SLOWER}", HOSTS[i % 5]) for i in range(200)]
     mixed = service.submit(urls=live + [u.replace("dead", "more") for u in urls],
                            limits={"max_per_host": 400}, retry=policy())
     def live_done():

@@ -194,7 +194,7 @@ function routes.dying(token)
     if tries:incr(token, 1, 0) > 1 then
         return ngx.sleep(600)
     end
-    ngx.status = 500
+    ngx.status = 504
     ngx.header.retry_after = ngx.var.arg_after
     whole("not yet")
 end
