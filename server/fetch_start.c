@@ -7,7 +7,12 @@
 
 #include "server/fetch_int.h"
 
-enum { IDLE_AGE_S = 60 };
+enum {
+    IDLE_AGE_S = 60,
+    BUFFER_BYTES = 16 * 1024, /* that libcurl receives into; each transfer has its own: */
+    BUFFER_MANY = 2 * 1024,   /* 1.2 KiB less resident for each of 10,000 … */
+    MANY_TRANSFERS = 2000,    /* … when there are more than this */
+};
 
 /* ---- libcurl's callbacks ---- */
 
@@ -334,6 +339,8 @@ static int set_up(struct transfer *t)
     curl_easy_setopt(h, CURLOPT_MAXAGE_CONN, may_repeat(t) ? (long)IDLE_AGE_S : 2L);
     curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)(left / 1000));
     curl_easy_setopt(h, CURLOPT_CONNECTTIMEOUT_MS, (long)(connect / 1000));
+    bool many = f->n_transfers > MANY_TRANSFERS;
+    curl_easy_setopt(h, CURLOPT_BUFFERSIZE, many ? (long)BUFFER_MANY : (long)BUFFER_BYTES);
     curl_easy_setopt(h, CURLOPT_RESOLVE, t->resolve);
     /* -1: its cache never looks for what is too old, which would be a walk through all of it at
      * the end of every transfer; start_forget cleans up. */
