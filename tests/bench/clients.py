@@ -97,6 +97,10 @@ def run_program(command, origin, parse=None):
         try:
             _, status, usage = os.wait4(process.pid, 0)
             wall = time.monotonic() - began
+        except BaseException:  # Ctrl-C, SIGTERM: nothing of ours stays
+            process.kill()
+            process.wait()
+            raise
         finally:
             killer.cancel()
             ended.set()

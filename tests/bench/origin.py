@@ -40,7 +40,8 @@ http {{
     ssl_certificate {dir}/leaf.pem;
     ssl_certificate_key {dir}/leaf.key;
     ssl_session_cache shared:tls:20m;
-    log_format tls '$ssl_session_reused';
+    ssl_protocols TLSv1.2 TLSv1.3;
+    log_format tls '$ssl_session_reused $ssl_protocol';
 
     server {{
         {keep}
@@ -215,7 +216,7 @@ class Origin:
         with open(path, "rb") as file:
             file.seek(since)
             lines = file.read().split(b"\n")[:-1]
-            return len(lines), lines.count(b"r"), file.tell()
+            return len(lines), sum(line.startswith(b"r ") for line in lines), file.tell()
 
     # ---- lists of URLs ----
 

@@ -307,11 +307,15 @@ def text(document):
                  f"{document['seconds']} s"
                  + ("; --quick: smaller sizes, the goals are for the full ones"
                     if document["quick"] else "") + "\n")
+    return "\n".join(parts + [line + "\n" for line in busy(document)])
+
+
+def busy(document):
+    """A line that says so if others had the machine too."""
     foreign = [r["foreign"] for r in document["records"] if r.get("foreign") is not None]
     if foreign and statistics.median(foreign) > 0.05:
-        parts.append(f"Others took {statistics.median(foreign):.0%} of the machine meanwhile (the "
-                     f"median; {max(foreign):.0%} at most): the figures are worse for it.\n")
-    return "\n".join(parts)
+        yield (f"Others took {statistics.median(foreign):.0%} of the machine meanwhile (the median; "
+               f"{max(foreign):.0%} at most): the figures are worse for it.")
 
 
 def markdown(document):
@@ -321,6 +325,9 @@ def markdown(document):
              f"{machine['descriptors']:,} descriptors a process; "
              + ", ".join(machine["versions"].values())
              + f". {document['rounds']} rounds in {document['seconds'] // 60} minutes."]
+    parts += busy(document)
+    if document["quick"]:
+        parts.append("With --quick: smaller sizes, the goals are for the full ones.")
     for title, columns, rows in tables(document):
         lines = ["### " + title, "", "| " + " | ".join(columns) + " |"]
         lines.append("| " + " | ".join(
@@ -354,7 +361,10 @@ def write_docs(document, picture, docs):
     if before.count(BEGIN) != 1 or before.count(END) != 1:
         raise SystemExit(f"{path}: the marks {BEGIN.strip()} and {END.strip()} are not there once")
     head, rest = before.split(BEGIN)
-    path.write_text(head + BEGIN + "\n" + markdown(document) + "\n" + END + rest.split(END)[1])
     if picture is not None:
         (docs / "performance.svg").write_text(picture)
+    shown = "![Wall time over the number of URLs](performance.svg)\n\n" \
+        if (docs / "performance.svg").exists() else ""
+    path.write_text(head + BEGIN + "\n" + shown + markdown(document) + "\n" + END +
+                    rest.split(END)[1])
     print(f"Written: {path}" + (" and performance.svg" if picture else ""))

@@ -69,7 +69,7 @@ func main() {
 	}
 	transport := &http.Transport{
 		DialContext:         dialer.DialContext,
-		MaxIdleConns:        n,
+		MaxIdleConns:        0, // no limit but that of each host
 		MaxIdleConnsPerHost: n,
 		DisableCompression:  true,
 		DisableKeepAlives:   !*keep,
