@@ -137,6 +137,8 @@ def goals(document):
         ok = None
         if figure is not None and limit is not None:
             ok = figure >= limit if least else figure <= limit
+        if ok is None and document["quick"]:
+            return  # left out for its length
         found.append({"section": section, "work": work, "figure": figure, "limit": limit,
                       "least": least, "unit": unit, "ok": ok})
 
