@@ -255,7 +255,7 @@ struct fetcher {
     uint64_t random;
     int64_t now;           /* of this turn */
     uint32_t sockets;      /* open, idle ones too */
-    uint32_t socket_share; /* this fetcher's part of max_parallel */
+    uint32_t socket_share; /* this fetcher's part of the descriptors */
     bool short_of_sockets;
     int64_t no_starts_before; /* out of descriptors: pause */
     _Atomic bool woken;       /* another fetcher gave slots back that we wait for */

@@ -41,3 +41,20 @@ def test_connections_closed_after_ten_requests(start, closing, parallel):
     lines = service.get(f"/v1/batches/{batch['id']}/results", {"Accept": NDJSON}, keep=0).ndjson() \
         if n <= 2000 else service.results(batch["id"], limit=1000)[:2000]
     assert {r["attempts"] for r in lines} == {1}
+
+
+@pytest.mark.parametrize("hosts, per_host, most", [(1, 100, 100), (50, 4, 200)])
+def test_connections_are_kept_however_low_max_parallel_is(start, origin, hosts, per_host, most):
+    """As long as there are descriptors: max_parallel bounds what is in flight, not what is idle."""
+    service = start("--max-parallel", most, "--max-per-host", per_host)
+    n = size(5000)
+    service.wait(service.submit([origin.url(f"/bytes/3?{i}", HOSTS[i % hosts])
+                                 for i in range(n)])["id"])
+    assert len({h.connection for h in origin.hits(n)}) <= most * 1.2
+
+
+def test_many_transfers_of_one_host_keep_their_connections(start, origin):
+    service = start("--max-per-host", size(1500))
+    n = 4 * size(1500)
+    service.wait(service.submit([origin.url(f"/delay/0.2?{i}") for i in range(n)])["id"])
+    assert len({h.connection for h in origin.hits(n)}) <= size(1500) * 1.1
