@@ -9,6 +9,7 @@
 
 #include "server/engine_int.h"
 #include "server/fetch.h"
+#include "server/tls.h"
 
 enum {
     DRAIN_MS = 3000, /* what is in flight at SIGTERM may take this long to finish */
@@ -144,6 +145,9 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
         snprintf(why, why_size, "reading this machine's addresses failed");
         goto out;
     }
+    rc = fetch_trust(&e->trust, cfg, why, why_size);
+    if (rc != 0)
+        goto out;
     rc = store_open(&e->store, cfg->data, STORE_WRITE, why, why_size);
     if (rc != 0)
         goto out;
@@ -195,6 +199,7 @@ void engine_stop(struct engine *e)
     if (e->inbox.fd >= 0)
         inbox_fini(&e->inbox);
     store_close(e->store);
+    tls_trust_unref(e->trust);
     guard_fini(&e->guard);
     while (e->blocks != NULL) {
         struct msg_results *m = e->blocks;

@@ -225,8 +225,9 @@ struct engine {
     _Atomic int32_t fds;           /* of them in use, idle connections too */
     _Atomic int64_t starved_until; /* monotonic: the system had no descriptor for one of us */
     struct guard guard;            /* constant */
-    struct store *store;           /* keeper */
-    struct inbox inbox;            /* of the keeper */
+    struct tls_trust *trust;
+    struct store *store; /* keeper */
+    struct inbox inbox;  /* of the keeper */
     struct quota global;
     pthread_t keeper_thread;
     bool keeper_runs;

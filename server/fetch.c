@@ -41,6 +41,24 @@ void fetch_global_fini(void)
     curl_global_cleanup();
 }
 
+int fetch_trust(struct tls_trust **out, const struct config *cfg, char *why, size_t why_size)
+{
+    char cause[400];
+    if (cfg->ca_file != NULL) {
+        int rc = tls_trust_new(out, cfg->ca_file, NULL, cause, sizeof(cause));
+        if (rc != 0)
+            snprintf(why, why_size, "--ca-file: %s", cause);
+        return rc;
+    }
+    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
+    int rc = tls_trust_new(out, v->cainfo, v->capath, cause, sizeof(cause));
+    if (rc == E_INVAL) {
+        log_line(LOG_WARN, "tls", "%s: nobody is trusted, so every https URL will fail", cause);
+        rc = tls_trust_none(out);
+    }
+    return rc;
+}
+
 uint32_t fetch_overhead_fds(unsigned n)
 {
     /* each multi has a socket pair; epoll, the inbox, the resolver's sockets */

@@ -10,6 +10,11 @@
 int fetch_global_init(void) MUSTCHECK;
 void fetch_global_fini(void);
 
+/* The certificates of --ca-file, or the system's where libcurl was built to find them. A missing
+ * bundle of the system is no failure: http works without. */
+int fetch_trust(struct tls_trust **out, const struct config *cfg, char *why,
+                size_t why_size) MUSTCHECK;
+
 /* Descriptors that n fetchers need beside one for each transfer. */
 uint32_t fetch_overhead_fds(unsigned n);
 

@@ -245,6 +245,17 @@ static bool dead_connection(const struct transfer *t, CURLcode code)
            may_repeat(t);
 }
 
+/* A handshake that failed with a session (of a server that has changed, say) is made again
+ * without one: no session may cost a result. Nothing of the request has been sent. */
+static bool dead_session(struct transfer *t, CURLcode code)
+{
+    bool tls = code == CURLE_SSL_CONNECT_ERROR || code == CURLE_PEER_FAILED_VERIFICATION;
+    if (t->connected || (!t->resumes && !tls))
+        return false;
+    tls_forget(t->f->tls, t->url.host, t->url.port);
+    return t->resumes && tls && !t->resent;
+}
+
 /* The host's further transfers go to its next address. */
 static void leave_address(struct transfer *t)
 {
@@ -354,7 +365,7 @@ void end_transfer(struct transfer *t, CURLcode code)
         start_hop(t);
         return;
     }
-    if (dead_connection(t, code)) {
+    if (dead_session(t, code) || dead_connection(t, code)) {
         t->fresh = t->resent = true;
         start_undo(t);
         start_hop(t);

@@ -14,6 +14,7 @@
 #include "server/engine_int.h"
 #include "server/outcome.h"
 #include "server/sched.h"
+#include "server/tls.h"
 #include "server/url.h"
 
 enum {
@@ -157,7 +158,8 @@ struct transfer {
     struct curl_slist *fields;  /* request headers given to libcurl */
     unsigned other_addresses;   /* tries at further addresses of the host */
     bool fresh;                 /* must not reuse a connection */
-    bool resent;                /* a dead connection was found once already */
+    bool resent;                /* a dead connection, or session, was found once already */
+    bool resumes;               /* offered a TLS session */
     bool offers_h2;             /* runs in one of the multis for HTTP/2 */
     unsigned lost_times;        /* HTTP/2 connections that died before it was answered */
     int64_t join_us;            /* JOINING since */
@@ -232,7 +234,7 @@ struct fetcher {
     struct fd_entry *fds;
     size_t n_fds;
     struct shard shards[ALL_SHARDS];
-    CURLSH *share;                                   /* TLS sessions */
+    struct tls *tls;
     struct curl_slist *agent_field, *encoding_field; /* the first leads on to the second */
     struct sched sched;
     struct dns *dns;

@@ -233,11 +233,7 @@ int multi_init(struct fetcher *f)
     struct epoll_event ev = {.events = EPOLLIN, .data.fd = f->inbox.fd};
     if (epoll_ctl(f->epoll, EPOLL_CTL_ADD, f->inbox.fd, &ev) != 0)
         return E_IO;
-    f->share = curl_share_init();
-    if (f->share == NULL)
-        return E_NOMEM;
-    curl_share_setopt(f->share, CURLSHOPT_SHARE, CURL_LOCK_DATA_SSL_SESSION);
-    return 0;
+    return tls_new(&f->tls, f->e->trust);
 }
 
 void multi_fini(struct fetcher *f)
@@ -249,8 +245,7 @@ void multi_fini(struct fetcher *f)
     }
     while (f->n_easies > 0)
         curl_easy_cleanup(f->easies[--f->n_easies]);
-    if (f->share != NULL)
-        curl_share_cleanup(f->share);
+    tls_free(f->tls);
     if (f->epoll >= 0)
         close(f->epoll);
     free(f->fds);

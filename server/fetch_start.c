@@ -62,11 +62,20 @@ static int on_resolve(void *resolver, void *reserved, void *arg)
     return t->url.host_is_ip ? 0 : 1;
 }
 
+/* A new connection's SSL_CTX, before its handshake. */
+static CURLcode on_ssl_ctx(CURL *easy, void *ssl_ctx, void *arg)
+{
+    struct transfer *t = arg;
+    ASSERT(t->magic == TRANSFER_MAGIC);
+    (void)easy;
+    int rc = tls_prepare(t->f->tls, ssl_ctx, t->url.host, t->url.port, &t->resumes);
+    return rc == 0 ? CURLE_OK : CURLE_OUT_OF_MEMORY;
+}
+
 /* ---- easy handles ---- */
 
 static void set_base(struct fetcher *f, CURL *h)
 {
-    const struct config *cfg = f->e->cfg;
     curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
     curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https");
     curl_easy_setopt(h, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
@@ -81,10 +90,11 @@ static void set_base(struct fetcher *f, CURL *h)
     curl_easy_setopt(h, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 1L);
     curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 2L);
-    curl_easy_setopt(h, CURLOPT_CAPATH, NULL); /* with a path the bundle is parsed each time */
-    if (cfg->ca_file != NULL)
-        curl_easy_setopt(h, CURLOPT_CAINFO, cfg->ca_file);
-    curl_easy_setopt(h, CURLOPT_SHARE, f->share);
+    /* Trust and sessions are tls.c's: libcurl's own are empty, so without it nothing verifies. */
+    curl_easy_setopt(h, CURLOPT_CAPATH, NULL);
+    curl_easy_setopt(h, CURLOPT_CAINFO, NULL);
+    curl_easy_setopt(h, CURLOPT_SSL_SESSIONID_CACHE, 0L);
+    curl_easy_setopt(h, CURLOPT_SSL_CTX_FUNCTION, on_ssl_ctx);
     curl_easy_setopt(h, CURLOPT_RESOLVER_START_FUNCTION, on_resolve);
     curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, head_body);
     curl_easy_setopt(h, CURLOPT_HEADERFUNCTION, head_line);
@@ -334,6 +344,7 @@ static int set_up(struct transfer *t)
     curl_easy_setopt(h, CURLOPT_HEADERDATA, t);
     curl_easy_setopt(h, CURLOPT_PREREQDATA, t);
     curl_easy_setopt(h, CURLOPT_OPENSOCKETDATA, t);
+    curl_easy_setopt(h, CURLOPT_SSL_CTX_DATA, t);
     curl_easy_setopt(h, CURLOPT_ERRORBUFFER, t->error);
     /* What must not be sent twice takes only connections that were in use just now. */
     curl_easy_setopt(h, CURLOPT_MAXAGE_CONN, may_repeat(t) ? (long)IDLE_AGE_S : 2L);
@@ -369,7 +380,7 @@ static void reset_response(struct transfer *t)
     buf_reset(&t->location);
     body_drop(t);
     t->retry_after_ms = -1;
-    t->location_cut = t->too_many_hops = t->has_length = t->connected = false;
+    t->location_cut = t->too_many_hops = t->has_length = t->connected = t->resumes = false;
     t->is_h2 = t->lost = false;
     t->fd = -1;
     t->broken = NULL;

@@ -12,6 +12,7 @@
 #include "server/config.h"
 #include "server/engine.h"
 #include "server/fetch.h"
+#include "server/tls.h"
 #include "storage/store.h"
 
 /* Exit statuses; sysexits(3) has no closer ones. */
@@ -84,7 +85,12 @@ static int check(const struct config *cfg)
     int rc = store_check(cfg->data, why, sizeof(why));
     if (rc != 0)
         fprintf(stderr, "batchfetch: --data: %s\n", why);
-    return rc == 0 ? EXIT_OK : EXIT_START;
+    struct tls_trust *trust = NULL;
+    int trusts = fetch_trust(&trust, cfg, why, sizeof(why));
+    if (trusts != 0)
+        fprintf(stderr, "batchfetch: %s\n", why);
+    tls_trust_unref(trust);
+    return rc == 0 && trusts == 0 ? EXIT_OK : EXIT_START;
 }
 
 int main(int argc, char **argv)
