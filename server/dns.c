@@ -23,7 +23,7 @@ enum {
     CACHE_MAX = 65536,
     INFLIGHT_MAX = 128, /* a small server's socket buffer holds some 250 packets */
     SLOW_MAX = 4096,
-    SLOW_US = 300 * 1000,
+    SLOW_US = 100 * 1000, /* what servers take to answer when they know */
     TIMEOUT_MS = 2000,
     TRIES = 3,
     EDNS_SIZE = 1232,     /* what passes without fragments everywhere (DNS flag day 2020) */
@@ -177,14 +177,21 @@ static void forget(struct dns *d, struct entry *e)
     entry_free(e);
 }
 
-/* The entry of a name, made if it is new. */
-static struct entry *look_up(struct dns *d, const char *name, size_t len)
+static struct entry *find(const struct dns *d, const char *name, uint64_t hash)
 {
-    uint64_t hash = hash64(name, len, 0);
     struct entry *e = d->buckets[hash & (d->n_buckets - 1)];
 
     while (e != NULL && (e->hash != hash || strcmp(e->name, name) != 0))
         e = e->chain;
+    return e;
+}
+
+/* The entry of a name, made if it is new. */
+static struct entry *look_up(struct dns *d, const char *name, size_t len)
+{
+    uint64_t hash = hash64(name, len, 0);
+    struct entry *e = find(d, name, hash);
+
     if (e != NULL)
         return e;
 
@@ -662,6 +669,12 @@ int64_t dns_tick(struct dns *d, int64_t now)
     if (d->waiting.first != NULL && d->hold_until > now && d->hold_until < d->due)
         d->due = d->hold_until;
     return d->due;
+}
+
+bool dns_asked(const struct dns *d, const char *name)
+{
+    const struct entry *e = find(d, name, hash64(name, strlen(name), 0));
+    return e != NULL && e->state != WAITING;
 }
 
 bool dns_short(const struct dns *d, int64_t now)

@@ -36,7 +36,7 @@ typedef void dns_watch_fn(void *arg, int fd, bool rd, bool wr);
 struct dns_options {
     const char *servers; /* "ip[:port],…"; NULL: resolv.conf */
     size_t cache_max;    /* names kept; 0: 65536 */
-    size_t inflight_max; /* queries sent in the last 300 ms and not answered; more wait
+    size_t inflight_max; /* queries sent in the last 100 ms and not answered; more wait
                             in line; 0: 128 */
     int timeout_ms;      /* first try of one query, doubled by each further one; 0: 2000 */
     int tries;           /* 0: 3 */
@@ -55,6 +55,9 @@ void dns_event(struct dns *d, int fd, bool rd, bool wr, int64_t now);
 /* Handles timeouts that are due; returns when to call again at the latest (monotonic µs), or
  * INT64_MAX. */
 int64_t dns_tick(struct dns *d, int64_t now);
+/* Of a name that an answer is waited for: whether the servers have been asked. It may be in line
+ * behind others. */
+bool dns_asked(const struct dns *d, const char *name);
 /* No socket can be had at the moment: look-ups wait for a reason of this machine's. */
 bool dns_short(const struct dns *d, int64_t now);
 

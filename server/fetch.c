@@ -543,7 +543,7 @@ static void drop(struct fetcher *f, const struct live *live)
                      t->state == TRANSFER_JOINING;
         start_undo(t);
         if (slots)
-            sched_release(&f->sched, &t->lane->s);
+            start_release(t);
         t->state = TRANSFER_IDLE;
         transfer_detach(t);
         transfer_drop(t);

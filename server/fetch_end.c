@@ -158,9 +158,8 @@ static void retry_later(struct transfer *t)
 
 void end_with(struct transfer *t, struct verdict v)
 {
-    struct fetcher *f = t->f;
     start_undo(t);
-    sched_release(&f->sched, &t->lane->s);
+    start_release(t);
     if (v.again &&
         t->attempts < policy_attempts(&t->live->retry, t->item.max_attempts, t->item.method)) {
         retry_later(t);
@@ -227,7 +226,7 @@ static void follow(struct transfer *t)
     t->url = next;
     t->hop_url = to;
     t->hops++;
-    t->fresh = t->resent = false;
+    t->fresh = t->resent = t->named = false;
     t->lost_times = 0;
     t->other_addresses = 0;
     start_undo(t);
@@ -402,9 +401,11 @@ void end_timer(struct transfer *t)
         return;
     }
     ASSERT(t->state == TRANSFER_RESOLVING);
-    if (dns_short(t->f->dns, t->f->now)) { /* our own limit */
-        start_undo(t);
-        sched_release(&t->f->sched, &t->lane->s);
+    if (start_parts(t))
+        return;
+    if (dns_short(t->f->dns, t->f->now) || !dns_asked(t->f->dns, t->lane->host->name)) {
+        start_undo(t); /* our own limit */
+        start_release(t);
         requeue(t);
         return;
     }

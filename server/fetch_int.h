@@ -32,9 +32,11 @@ enum {
     SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
     HEADER_BYTES = 64 * 1024, /* of a response's field lines */
     HEADER_LINES = 200,
-    INTERIM_MAX = 20,     /* 1xx responses to one request */
-    HOP_BODY = 64 * 1024, /* of a redirect's body that is read to keep its connection */
-    EASY_POOL = 512,      /* handles kept for the next transfers */
+    INTERIM_MAX = 20,          /* 1xx responses to one request */
+    NAME_SLOT_US = 300 * 1000, /* who waits longer for a name gives its slots back … */
+    NAME_WAITS_MAX = 8192,     /* … unless so many did */
+    HOP_BODY = 64 * 1024,      /* of a redirect's body that is read to keep its connection */
+    EASY_POOL = 512,           /* handles kept for the next transfers */
     TRANSFER_MAGIC = 0x7472616e,
 };
 
@@ -119,7 +121,7 @@ struct lane {
 enum transfer_state {
     TRANSFER_IDLE,      /* between two states */
     TRANSFER_QUEUED,    /* in its lane's front list */
-    TRANSFER_RESOLVING, /* in its host's waiting list; holds its slots */
+    TRANSFER_RESOLVING, /* in its host's waiting list; holds its slots unless `parted` */
     TRANSFER_JOINING,   /* waits for a connection that its host's opener opens; holds its slots */
     TRANSFER_RUNNING,   /* in a multi; holds its slots */
 };
@@ -186,6 +188,8 @@ struct transfer {
     bool connected;  /* a connection was chosen for this hop */
     bool is_h2;      /* … that speaks HTTP/2 */
     bool lost;       /* … that died */
+    bool parted;     /* RESOLVING without slots */
+    bool named;      /* it waited for its name, which has been found */
     int fd;          /* the socket that was opened for it; -1: none */
     bool has_length; /* Content-Length */
     uint64_t length;
@@ -264,6 +268,7 @@ struct fetcher {
     bool full;                /* no descriptor for another transfer */
     int64_t spare_due;        /* when to ask the others for descriptors again */
     int64_t ports_short_until;
+    uint32_t n_parted;
     size_t in_memory; /* bytes of large bodies that found no descriptor */
     bool asked;       /* the resolver has new questions since its last tick */
     bool draining;
@@ -305,8 +310,13 @@ void start_hop(struct transfer *t);
 void start_use_address(struct host *h, size_t i);
 /* The host is given up: libcurl forgets its address. */
 void start_forget(struct host *h);
+/* Its slots, if it has them, go to others. */
+void start_release(struct transfer *t);
 /* Takes it out of its host's waiting list. */
 void start_unwait(struct transfer *t);
+/* It waits for its name: names that nobody answers for must not hold all slots. Whether it gave
+ * them back now, and waits on. */
+bool start_parts(struct transfer *t);
 /* Runs what waited in h2_join. */
 void start_joined(struct transfer *t);
 /* Gives back what a running transfer holds of libcurl's. Safe in every state. */

@@ -439,18 +439,18 @@ static void run_now(struct transfer *t)
 }
 
 /* When a wait that is part of connecting has to be over. */
-static void limit_wait(struct transfer *t)
+static int64_t wait_limit(const struct transfer *t)
 {
     int64_t left = timeout_us(t) - t->active_us;
     int64_t connect = connect_timeout_us(t) - (t->f->now - t->resolve_us);
-    timer_set(t, t->f->now + (left < connect ? left : connect));
+    return t->f->now + (left < connect ? left : connect);
 }
 
 static void run(struct transfer *t)
 {
     charge_resolving(t);
     if (h2_join(t))
-        limit_wait(t);
+        timer_set(t, wait_limit(t));
     else
         run_now(t);
 }
@@ -518,6 +518,12 @@ static void resolved(struct transfer *t, struct host *h, const struct dns_answer
         end_with(t, (struct verdict){OUTCOME_DNS, failure->error, failure->rc != E_NOTFOUND});
     } else if (h->state == HOST_BLOCKED) {
         blocked(t, h->blocked_by);
+    } else if (t->parted) { /* in line for slots again */
+        charge_resolving(t);
+        start_release(t);
+        t->named = true;
+        t->ready_us = t->f->now;
+        transfer_send(t);
     } else {
         t->addr_gen = h->addr_gen;
         run(t);
@@ -554,6 +560,39 @@ void start_unwait(struct transfer *t)
     timer_set(t, INT64_MAX);
 }
 
+static int64_t part_at(const struct transfer *t)
+{
+    bool may = !t->parted && t->f->n_parted < NAME_WAITS_MAX;
+    return may ? t->resolve_us + NAME_SLOT_US : INT64_MAX;
+}
+
+static void set_wait(struct transfer *t)
+{
+    int64_t limit = wait_limit(t), part = part_at(t);
+    timer_set(t, part < limit ? part : limit);
+}
+
+bool start_parts(struct transfer *t)
+{
+    struct fetcher *f = t->f;
+    if (part_at(t) > f->now || wait_limit(t) <= f->now)
+        return false;
+    sched_hold_host(&f->sched, &t->lane->host->s, true); /* more of it would only wait as well */
+    sched_release(&f->sched, &t->lane->s);
+    t->parted = true;
+    f->n_parted++;
+    set_wait(t);
+    return true;
+}
+
+void start_release(struct transfer *t)
+{
+    if (!t->parted)
+        sched_release(&t->f->sched, &t->lane->s);
+    t->f->n_parted -= t->parted;
+    t->parted = false;
+}
+
 static void on_answer(void *arg, const struct dns_answer *a)
 {
     struct host *h = arg;
@@ -562,6 +601,7 @@ static void on_answer(void *arg, const struct dns_answer *a)
     else
         h->state = HOST_UNKNOWN;
     h->s.n_lanes++; /* held while its waiting transfers are told */
+    sched_hold_host(&h->f->sched, &h->s, false);
     while (h->wait_head != NULL) {
         struct transfer *t = h->wait_head;
         start_unwait(t);
@@ -596,7 +636,7 @@ static void ask(struct transfer *t, struct host *h)
     else
         h->wait_head = t;
     h->wait_tail = t;
-    limit_wait(t);
+    set_wait(t);
 }
 
 void start_hop(struct transfer *t)
@@ -623,7 +663,7 @@ void start_hop(struct transfer *t)
         return;
     }
     bool known = h->state == HOST_RESOLVED || h->state == HOST_BLOCKED;
-    if (known && f->now < h->expires_us)
+    if (known && (t->named || f->now < h->expires_us))
         resolved(t, h, NULL);
     else
         ask(t, h);

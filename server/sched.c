@@ -257,7 +257,7 @@ static uint32_t free_slots(const struct sched_host *h)
 /* Whether it may start something more now. */
 static bool host_open(const struct sched *s, const struct sched_host *h)
 {
-    return free_slots(h) > 0 && h->paused_us <= s->now &&
+    return free_slots(h) > 0 && !h->held && h->paused_us <= s->now &&
            tokens(&h->rate, h->tat_ns, s->now) > h->offered;
 }
 
@@ -341,7 +341,7 @@ static void host_settle(struct sched *s, struct sched_host *h)
         }
         batch_settle(s, b);
     }
-    if (fair_empty(&h->waiting) || free_slots(h) == 0) {
+    if (fair_empty(&h->waiting) || free_slots(h) == 0 || h->held) {
         if (!h->kept)
             timer_stop(s, &h->timer);
         return;
@@ -443,7 +443,7 @@ static struct sched_lane *next_lane(struct sched *s, struct sched_batch *b)
 {
     while (!list_empty(&b->offered)) {
         struct sched_lane *l = OFFERED_LANE(b->offered.next);
-        if (l->host->paused_us <= s->now)
+        if (l->host->paused_us <= s->now && !l->host->held)
             return l;
         give_up(l); /* paused since */
         lane_changed(s, l);
@@ -534,6 +534,12 @@ void sched_pause_host(struct sched *s, struct sched_host *h, int64_t until_us)
     if (until_us <= h->paused_us)
         return;
     h->paused_us = until_us;
+    host_settle(s, h);
+}
+
+void sched_hold_host(struct sched *s, struct sched_host *h, bool on)
+{
+    h->held = on;
     host_settle(s, h);
 }
 

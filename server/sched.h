@@ -62,6 +62,7 @@ struct sched_host {
     uint32_t offered; /* slots held for lanes that will start */
     uint32_t n_lanes; /* lanes that exist, in any state */
     bool kept;
+    bool held; /* nothing starts until it is let go */
 };
 
 struct sched_batch {
@@ -148,6 +149,8 @@ struct sched_lane *sched_pick(struct sched *s);
 void sched_release(struct sched *s, struct sched_lane *l);
 /* Nothing starts at the host before until_us. A pause is never shortened. */
 void sched_pause_host(struct sched *s, struct sched_host *h, int64_t until_us);
+/* Nothing starts at the host until it is let go by on = false. */
+void sched_hold_host(struct sched *s, struct sched_host *h, bool on);
 void sched_host_limit(struct sched *s, struct sched_host *h, uint32_t limit);
 /* After the last pick of a turn: which other fetchers to wake, as slots of shared limits are free
  * that they wait for. *again: pick again, a slot came free for us. */

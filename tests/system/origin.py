@@ -38,6 +38,12 @@ H2 = {
     "goaway": "keepalive_requests 40;",  # then GOAWAY, and a new connection
 }
 
+# HTTP/1.1 whose connections end soon, on a port each: what it does -> nginx's settings for it
+BRIEF = {
+    "ten": "keepalive_requests 10; keepalive_timeout 1s;",  # says "close" in the tenth answer
+    "idle": "keepalive_timeout 2ms;",                       # closes unannounced
+}
+
 
 def content(n, token="batchfetch"):
     """What /bytes/N?t=TOKEN answers."""
@@ -140,8 +146,9 @@ class Origin:
         self.ca_file = str(self.dir / "tls" / "ca.crt")
         (self.dir / "temp").mkdir()
         for _ in range(5):
-            self.port, self.tls_port, *ports = free_ports(2 + len(H2))
+            self.port, self.tls_port, *ports = free_ports(2 + len(H2) + len(BRIEF))
             self.h2_ports = dict(zip(H2, ports))
+            self.brief_ports = dict(zip(BRIEF, ports[len(H2):]))
             self._write_config()
             self._errors = open(self.dir / "stderr", "wb")
             self.process = subprocess.Popen(
@@ -168,6 +175,10 @@ class Origin:
                 *(f"        listen {a}:{self.h2_ports[kind]} ssl http2;" for a in HOSTS[:10]),
                 f"        ssl_certificate {self.dir}/tls/good.crt;",
                 f"        ssl_certificate_key {self.dir}/tls/good.key;",
+                f"        {settings}"])))
+        for kind, settings in BRIEF.items():
+            servers.append(server.replace("@LISTEN@", "\n".join([
+                *(f"        listen {a}:{self.brief_ports[kind]} backlog=4096;" for a in HOSTS[:10]),
                 f"        {settings}"])))
         nofile = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         nofile = 65536 if nofile == resource.RLIM_INFINITY else min(nofile, 65536)
@@ -212,6 +223,9 @@ class Origin:
 
     def h2(self, path, kind="plain", host=HOSTS[0]):
         return f"https://{host}:{self.h2_ports[kind]}{path}"
+
+    def brief(self, path, kind, host=HOSTS[0]):
+        return f"http://{host}:{self.brief_ports[kind]}{path}"
 
     # ---- what it saw ----
 

@@ -4,14 +4,10 @@ import os
 import shutil
 import socket
 
-import pytest
-
 import harness
 from harness import SLOWER, in_network_namespace, size
 from origin import HOSTS, Origin
 from toxic import Dns, Toxic
-
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace needs root")
 
 PORTS = {"net__ipv4__ip_local_port_range": "20000 20199"}
 

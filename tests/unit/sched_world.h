@@ -40,6 +40,7 @@ struct world {
     struct model_bucket host_bucket[FETCHERS][HOSTS];
     struct model_bucket lane_bucket[FETCHERS][HOSTS][BATCHES];
     int64_t paused[FETCHERS][HOSTS];
+    bool held[FETCHERS][HOSTS];
     uint64_t starts[FETCHERS][HOSTS][BATCHES];
     uint32_t awake; /* fetchers that were told to wake */
 };
@@ -112,7 +113,7 @@ static inline void model_take(struct model_bucket *m, uint32_t rate, int64_t now
 static inline double model_may(const struct world *w, unsigned f, int h, int b)
 {
     const struct sched_lane *l = &w->lanes[f][h][b];
-    if (l->queued == 0 || w->hosts[f][h].in_flight >= w->hosts[f][h].limit ||
+    if (l->queued == 0 || w->held[f][h] || w->hosts[f][h].in_flight >= w->hosts[f][h].limit ||
         (w->lim.batch_host != 0 && l->in_flight >= w->lim.batch_host))
         return -1;
     double wait = fmax(model_wait(&w->host_bucket[f][h], w->lim.host_rate, w->now),
@@ -128,7 +129,7 @@ static inline struct sched_lane *world_pick(struct world *w, unsigned f)
         return NULL;
     ptrdiff_t n = l - &w->lanes[f][0][0], h = n / BATCHES, b = n % BATCHES;
     assert_true(n >= 0 && n < HOSTS * BATCHES);
-    assert_true(w->paused[f][h] <= w->now);
+    assert_true(w->paused[f][h] <= w->now && !w->held[f][h]);
     model_take(&w->host_bucket[f][h], w->lim.host_rate, w->now);
     model_take(&w->lane_bucket[f][h][b], w->lim.batch_rate, w->now);
     w->starts[f][h][b]++;

@@ -563,6 +563,8 @@ static void test_silent_server(void **state)
     assert_int_equal(dns_resolve(l.dns, "t1.test", loop_now(&l), on_answer, &g, &a), 1);
     assert_int_equal(dns_resolve(l.dns, "t2.test", loop_now(&l), on_answer, &g, &a), 1);
     assert_int_equal(dns_resolve(l.dns, "t3.test", loop_now(&l), on_answer, &g, &a), 1);
+    assert_true(dns_asked(l.dns, "t1.test") && dns_asked(l.dns, "t2.test"));
+    assert_false(dns_asked(l.dns, "t3.test") || dns_asked(l.dns, "t4.test"));
     loop_until(&l, &g.count, 3);
     int64_t took = now_us() - start;
     assert_in_range(took, 250000, 1500000); /* 100 + 200 ms */

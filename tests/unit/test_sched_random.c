@@ -90,6 +90,9 @@ static void step(struct world *w, unsigned f)
             sched_pause_host(s, &w->hosts[f][h], until);
             if (until > w->paused[f][h])
                 w->paused[f][h] = until;
+        } else if (rnd(4) == 0) {
+            w->held[f][h] = !w->held[f][h];
+            sched_hold_host(s, &w->hosts[f][h], w->held[f][h]);
         }
         break;
     case 6: w->now += rnd(3) == 0 ? rnd(200000) : rnd(2000); break;
@@ -155,8 +158,13 @@ static void random_histories_keep_every_promise(void **state)
             check(&w);
             check_rest(&w, f);
         }
-        for (unsigned f = 0; f < FETCHERS; f++)
+        for (unsigned f = 0; f < FETCHERS; f++) {
+            for (int h = 0; h < HOSTS; h++) {
+                w.held[f][h] = false;
+                sched_hold_host(&w.s[f], &w.hosts[f][h], false);
+            }
             turn(&w, f);
+        }
         drain(&w);
         check(&w);
         for (unsigned f = 0; f < FETCHERS; f++) { /* nothing refers to them any more */

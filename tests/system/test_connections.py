@@ -1,0 +1,115 @@
+"""Connections and names under load: what ends, hangs or is refused beside a request is never the
+reason for which it fails."""
+import time
+
+import pytest
+
+import harness
+from harness import SLOWER, eventually, size
+from origin import HOSTS
+from toxic import Backlogged, Dns
+
+
+def all_succeeded_at_once(results):
+    assert {(r["status"], r["attempts"]) for r in results} == {("succeeded", 1)}, \
+        [r for r in results if r["status"] != "succeeded" or r["attempts"] != 1][:3]
+
+
+# ---- connections that end ----
+
+def test_connections_that_end_after_ten_requests(start, origin):
+    service = start("--max-per-host", 50)
+    n = size(20000)
+    results = service.run([origin.brief(f"/bytes/100?{i}", "ten") for i in range(n)], include="")
+    all_succeeded_at_once(results)
+    hits = origin.hits(n)
+    assert len(hits) == n  # none was sent twice
+    used = {}
+    for hit in hits:
+        used[hit.connection] = used.get(hit.connection, 0) + 1
+    assert max(used.values()) == 10  # they were kept for as long as they could be
+
+
+def test_connections_that_the_origin_closes_while_they_wait(start, origin):
+    """Each of many may end in the very moment in which a request goes out on it."""
+    service = start("--max-per-host", 50)
+    n = size(10000)
+    urls = [origin.brief(f"/delay/0.00{i % 5}?{i}", "idle", HOSTS[i % 3]) for i in range(n)]
+    batch = service.submit(urls, limits={"rate_per_host": 1500})
+    all_succeeded_at_once(service.finish(batch, include=""))
+
+
+# ---- hosts that take no connection, names that nobody answers for ----
+
+def quick_ones(service, origin, n):
+    """Fetches n quick URLs, by names and addresses; -> seconds."""
+    urls = [origin.url(f"/bytes/50?{i}", ("good.test", "two.test", *HOSTS[2:6])[i % 6])
+            for i in range(n)]
+    begin = time.monotonic()
+    all_succeeded_at_once(service.run(urls, include=""))
+    return time.monotonic() - begin
+
+
+def post_lines(service, lines):
+    answer = service.post("/v1/batches", "\n".join(lines), {"Content-Type": harness.TEXT})
+    return answer.expect(202).json()
+
+
+def test_hosts_that_take_no_connection_slow_no_other(start, origin):
+    service = start()
+    n = size(3000)
+    dead = [Backlogged(host) for host in HOSTS[40:45]]
+    try:
+        alone = min(quick_ones(service, origin, n) for _ in range(2))
+        batch = post_lines(service, [f"http://{dead[i % 5].host}:{dead[i % 5].port}/{i}"
+                                     for i in range(size(50000))])
+        eventually(lambda: service.batch(batch["id"])["request_counts"]["in_flight"] == 5 * 16,
+                   what="connects that hang")
+        beside = min(quick_ones(service, origin, n) for _ in range(2))
+        assert service.batch(batch["id"])["request_counts"]["in_flight"] == 5 * 16
+        service.delete(f"/v1/batches/{batch['id']}").expect(204)
+        assert beside < alone * 1.5 + 0.25 * SLOWER, (beside, alone)
+    finally:
+        for listener in dead:
+            listener.stop()
+
+
+class ManyNames(Dns):
+    """Nothing is ever said about what ends in hang.test."""
+
+    def _answer(self, data):
+        answer = super()._answer(data)
+        return None if self.asked[-1].endswith("hang.test") else answer
+
+
+def test_names_that_nobody_answers_for_slow_no_other(start, origin):
+    dns = ManyNames()
+    try:
+        service = start("--dns-servers", f"127.0.0.1:{dns.port}", "--fetchers", 1)
+        n, names = size(3000), size(4000)
+        alone = min(quick_ones(service, origin, n) for _ in range(2))
+        batch = post_lines(service, [f"http://n{i % names}.hang.test/{i}"
+                                     for i in range(names * 5)])
+        eventually(lambda: any("hang" in name for name in dns.asked), what="questions")
+        # its question stands in line behind theirs, for longer than it may take
+        new = service.one(f"http://mixed.test:{origin.port}/bytes/5",
+                          connect_timeout_ms=500 * SLOWER)
+        all_succeeded_at_once([new])
+        beside = quick_ones(service, origin, n)
+        service.delete(f"/v1/batches/{batch['id']}").expect(204)
+        assert beside < alone * 1.5 + 0.25 * SLOWER, (beside, alone)
+    finally:
+        dns.stop()
+
+
+def test_one_question_for_each_name_however_many_urls_wait_for_it(start, origin):
+    dns = ManyNames()
+    dns.names = {f"n{i}.many.test": [HOSTS[i % 10]] for i in range(300)}
+    try:
+        service = start("--dns-servers", f"127.0.0.1:{dns.port}", "--fetchers", 2)
+        urls = [f"http://n{i % 300}.many.test:{origin.port}/bytes/3?{i}" for i in range(size(6000))]
+        all_succeeded_at_once(service.run(urls, include=""))
+        asked = {name: dns.asked.count(name) for name in dns.names}
+        assert set(asked.values()) == {2}, asked  # A and AAAA
+    finally:
+        dns.stop()
