@@ -198,15 +198,9 @@ static int queries(const char *type, const char *name)
     return n;
 }
 
-static int group_setup(void **state)
+/* 0; 1: it ended, since somebody else took the port meanwhile; -1. */
+static int start_server(void)
 {
-    (void)state;
-    if (access(DNSMASQ, X_OK) != 0) {
-        fprintf(stderr, "test_dns: %s is missing (package dnsmasq-base)\n", DNSMASQ);
-        return -1;
-    }
-    snprintf(log_path, sizeof(log_path), "/tmp/test_dns.%d.log", (int)getpid());
-    snprintf(conf_path, sizeof(conf_path), "/tmp/test_dns.%d.conf", (int)getpid());
     uint16_t port = free_port(NULL, SOCK_DGRAM);
     write_conf(port);
     server_pid = fork();
@@ -231,12 +225,28 @@ static int group_setup(void **state)
             return 0;
         if (waitpid(server_pid, NULL, WNOHANG) == server_pid) {
             server_pid = 0;
-            fprintf(stderr, "test_dns: dnsmasq ended\n");
-            return -1;
+            return 1;
         }
         nanosleep(&(struct timespec){0, 10000000}, NULL);
     }
     return -1;
+}
+
+static int group_setup(void **state)
+{
+    (void)state;
+    if (access(DNSMASQ, X_OK) != 0) {
+        fprintf(stderr, "test_dns: %s is missing (package dnsmasq-base)\n", DNSMASQ);
+        return -1;
+    }
+    snprintf(log_path, sizeof(log_path), "/tmp/test_dns.%d.log", (int)getpid());
+    snprintf(conf_path, sizeof(conf_path), "/tmp/test_dns.%d.conf", (int)getpid());
+    int rc = 1;
+    for (int tries = 0; rc == 1 && tries < 5; tries++)
+        rc = start_server();
+    if (rc == 1)
+        fprintf(stderr, "test_dns: dnsmasq ended\n");
+    return rc == 0 ? 0 : -1;
 }
 
 static int group_teardown(void **state)
