@@ -1,7 +1,8 @@
-/* A fetcher from within: shared by fetch.c (loop, messages, lanes), fetch_multi.c (curl multis on
- * epoll), fetch_start.c (from a lane to a running transfer), fetch_head.c (a response as it comes
- * in), fetch_h2.c (streams of shared connections), fetch_end.c (from libcurl's verdict to a hop, another attempt or a result) and fetch_out.c
- * (bodies, and results on their way to the keeper).
+/* A fetcher from within: shared by fetch.c (loop, messages), fetch_lane.c (hosts, batches, lanes and
+ * the transfers themselves), fetch_multi.c (curl multis on epoll), fetch_start.c (from a lane to a
+ * running transfer), fetch_head.c (a response as it comes in), fetch_h2.c (streams of shared
+ * connections), fetch_end.c (from libcurl's verdict to a hop, another attempt or a result) and
+ * fetch_out.c (bodies, and results on their way to the keeper).
  * Everything here belongs to the fetcher's thread. */
 #ifndef SERVER_FETCH_INT_H
 #define SERVER_FETCH_INT_H
@@ -28,6 +29,7 @@ enum {
                                  there are descriptors for them … */
     SHARD_SHORT = 16,         /* … and this many when these run short */
     PAUSE_US = 50 * 1000,     /* of starts when descriptors or ports run out */
+    LANE_LOW_MAX = 4096,      /* requests that a lane asks for at most */
     STARTS_PER_TURN = 256,    /* then the sockets get their turn */
     SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
     HEADER_BYTES = 64 * 1024, /* of a response's field lines */
@@ -363,7 +365,7 @@ uint64_t body_max(const struct transfer *t);
 size_t body_write(struct transfer *t, const char *p, size_t n);
 void body_drop(struct transfer *t);
 
-/* fetch.c */
+/* fetch_lane.c */
 struct lane *lane_get(struct fetcher *f, struct live *l, const char *host, size_t len);
 void lane_settle_want(struct fetcher *f, struct lane *l);
 void lane_release(struct fetcher *f, struct lane *l); /* frees it when nothing is left */
@@ -371,10 +373,12 @@ void host_release(struct host *h);                    /* likewise */
 void lane_push_front(struct lane *l, struct transfer *t);
 struct transfer *transfer_new(struct fetcher *f, struct live *l);
 void transfer_attach(struct fetcher *f, struct transfer *t, struct lane *l);
-void transfer_detach(struct transfer *t); /* from fetcher and lane */
-void transfer_free(struct transfer *t);   /* not its live reference */
+void transfer_detach(struct transfer *t);           /* from fetcher and lane */
+void transfer_free(struct transfer *t);             /* not its live reference */
+void timer_set(struct transfer *t, int64_t due_us); /* INT64_MAX: off */
+
+/* fetch.c */
 /* Hands it to the fetcher of its url's host, where it waits for slots. */
 void transfer_send(struct transfer *t);
-void timer_set(struct transfer *t, int64_t due_us); /* INT64_MAX: off */
 
 #endif
