@@ -325,10 +325,12 @@ static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
 
 __attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *fmt, va_list ap)
 {
+    static const char stalled[] = "Hit process or system resource limit";
     char text[512];
     size_t n;
 
-    (void)arg;
+    if (strncmp(fmt, stalled, sizeof(stalled) - 1) == 0)
+        park_accept_later(arg);
     if (!log_enabled(LOG_DEBUG))
         return;
     (void)vsnprintf(text, sizeof(text), fmt, ap);
@@ -399,17 +401,20 @@ static int find_port(struct api *api)
 
 static int start_daemon(struct api *api)
 {
-    api->daemon = MHD_start_daemon(
+    struct MHD_Daemon *daemon = MHD_start_daemon(
         MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC | MHD_USE_ERROR_LOG,
-        0, NULL, NULL, on_call, api, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+        0, NULL, NULL, on_call, api, MHD_OPTION_EXTERNAL_LOGGER, on_log, api,
         MHD_OPTION_LISTEN_SOCKET, api->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)engine_max_clients(api->engine), MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
         (size_t)CONNECTION_MEMORY, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, api,
         MHD_OPTION_NOTIFY_COMPLETED, on_completed, api, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
         api, MHD_OPTION_END);
-    if (!api->daemon)
+    if (!daemon)
         return E_NOMEM;
+    pthread_mutex_lock(&api->lock);
+    api->daemon = daemon;
+    pthread_mutex_unlock(&api->lock);
     api->listen_fd = -1; /* the daemon's now: MHD_stop_daemon closes it */
     return 0;
 }

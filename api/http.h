@@ -95,6 +95,8 @@ struct api {
     uint32_t answering; /* requests received in full and not answered to the end */
     struct lingering lingers[LINGER_MAX];
     uint32_t n_lingers;
+    int64_t nudge_us;  /* the library stopped accepting clients; make it try again then; 0: no */
+    int nudge_pair[2]; /* a connection of ours with ourselves for that; -1: none */
 };
 
 /* A header field's value; lines of the same name joined by ", "; NULL: none. Valid as long as the

@@ -6,6 +6,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <microhttpd.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -14,6 +16,7 @@
 
 enum {
     TICK_US = 20 * 1000,
+    NUDGE_US = 50 * 1000,
     LINGER_US = 3 * 1000 * 1000,
     DRAIN_ROUNDS = 8, /* reads of a lingering socket in one tick */
 };
@@ -228,6 +231,43 @@ static void drain_lingers(struct api *api, int64_t now)
     }
 }
 
+void park_accept_later(struct api *api)
+{
+    pthread_mutex_lock(&api->lock);
+    api->nudge_us = now_us() + NUDGE_US;
+    pthread_cond_signal(&api->tick);
+    pthread_mutex_unlock(&api->lock);
+}
+
+/* A client of ours that comes and goes at once. Its descriptors are set aside, as there may be none
+ * to be had when they are needed. */
+static void make_nudge(struct api *api)
+{
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, api->nudge_pair) != 0)
+        api->nudge_pair[0] = api->nudge_pair[1] = -1;
+}
+
+static void nudge(struct api *api, int64_t now)
+{
+    const struct sockaddr_in from = {.sin_family = AF_INET};
+
+    if (api->stopping)
+        api->nudge_us = 0;
+    if (api->nudge_us == 0 || now < api->nudge_us || !api->daemon)
+        return;
+    api->nudge_us = 0;
+    if (api->nudge_pair[0] >= 0) {
+        close(api->nudge_pair[1]);
+        if (MHD_add_connection(api->daemon, api->nudge_pair[0], (const struct sockaddr *)&from,
+                               sizeof(from)) != MHD_YES)
+            api->nudge_us = now + NUDGE_US;
+        api->nudge_pair[0] = api->nudge_pair[1] = -1; /* closed by the library in either case */
+    } else {
+        api->nudge_us = now + NUDGE_US;
+    }
+    make_nudge(api);
+}
+
 static void *ticker_main(void *arg)
 {
     struct api *api = arg;
@@ -239,7 +279,8 @@ static void *ticker_main(void *arg)
 
         wake_due(api, now);
         drain_lingers(api, now);
-        if (!api->waiters && api->n_lingers == 0) {
+        nudge(api, now);
+        if (!api->waiters && api->n_lingers == 0 && api->nudge_us == 0) {
             pthread_cond_wait(&api->tick, &api->lock);
             continue;
         }
@@ -267,6 +308,7 @@ int park_start(struct api *api)
     pthread_condattr_destroy(&attr);
     for (size_t i = 0; i < LINGER_MAX; i++)
         api->lingers[i].fd = -1;
+    make_nudge(api);
     api->ticker_runs = true;
     rc = pthread_create(&api->ticker, NULL, ticker_main, api);
     if (rc != 0)
@@ -288,6 +330,9 @@ void park_stop(struct api *api)
     for (size_t i = 0; i < LINGER_MAX; i++)
         if (api->lingers[i].fd >= 0)
             close(api->lingers[i].fd);
+    for (size_t i = 0; i < ARRAY_LEN(api->nudge_pair); i++)
+        if (api->nudge_pair[i] >= 0)
+            close(api->nudge_pair[i]);
     pthread_cond_destroy(&api->tick);
     pthread_cond_destroy(&api->quiet);
     pthread_mutex_destroy(&api->lock);

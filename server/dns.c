@@ -482,8 +482,15 @@ static int sock_close(ares_socket_t fd, void *arg)
 
 static int sock_connect(ares_socket_t fd, const struct sockaddr *sa, ares_socklen_t len, void *arg)
 {
-    (void)arg;
-    return connect(fd, sa, len);
+    struct dns *d = arg;
+    int type = 0, rc = connect(fd, sa, len);
+    socklen_t size = sizeof(type);
+    if (rc != 0 && errno == EAGAIN && getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0 &&
+        type == SOCK_DGRAM)
+        errno = ENOBUFS; /* no port is free; c-ares would take EAGAIN for "soon" */
+    if (rc != 0 && (errno == ENOBUFS || errno == ENOMEM))
+        d->no_socket_us = d->now;
+    return rc;
 }
 
 static ares_ssize_t sock_recv(ares_socket_t fd, void *p, size_t n, int flags, struct sockaddr *sa,

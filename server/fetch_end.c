@@ -301,8 +301,9 @@ static bool has_source(const struct transfer *t)
     if (fd < 0)
         return true;
     int rc = connect(fd, (const struct sockaddr *)&t->peer, sizeof(t->peer));
+    bool found = rc == 0 || errno == EAGAIN; /* EAGAIN: no datagram port is free */
     close(fd);
-    return rc == 0;
+    return found;
 }
 
 /* Ports are counted for each destination: only this host waits, longer while it does not help. */

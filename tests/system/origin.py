@@ -38,10 +38,9 @@ H2 = {
     "goaway": "keepalive_requests 40;",  # then GOAWAY, and a new connection
 }
 
-# HTTP/1.1 whose connections end soon, on a port each: what it does -> nginx's settings for it
+# HTTP/1.1 on a port each: what it does -> nginx's settings for it
 BRIEF = {
-    "ten": "keepalive_requests 10; keepalive_timeout 1s;",  # says "close" in the tenth answer
-    "idle": "keepalive_timeout 2ms;",                       # closes unannounced
+    "idle": "keepalive_timeout 2ms;",  # closes connections unannounced
 }
 
 

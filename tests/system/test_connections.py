@@ -2,12 +2,10 @@
 reason for which it fails."""
 import time
 
-import pytest
-
 import harness
 from harness import SLOWER, eventually, size
 from origin import HOSTS
-from toxic import Backlogged, Dns
+from toxic import Dns
 
 
 def all_succeeded_at_once(results):
@@ -16,18 +14,6 @@ def all_succeeded_at_once(results):
 
 
 # ---- connections that end ----
-
-def test_connections_that_end_after_ten_requests(start, origin):
-    service = start("--max-per-host", 50)
-    n = size(20000)
-    results = service.run([origin.brief(f"/bytes/100?{i}", "ten") for i in range(n)], include="")
-    all_succeeded_at_once(results)
-    hits = origin.hits(n)
-    assert len(hits) == n  # none was sent twice
-    used = {}
-    for hit in hits:
-        used[hit.connection] = used.get(hit.connection, 0) + 1
-    assert max(used.values()) == 10  # they were kept for as long as they could be
 
 
 def test_connections_that_the_origin_closes_while_they_wait(start, origin):
@@ -39,7 +25,7 @@ def test_connections_that_the_origin_closes_while_they_wait(start, origin):
     all_succeeded_at_once(service.finish(batch, include=""))
 
 
-# ---- hosts that take no connection, names that nobody answers for ----
+# ---- names that nobody answers for ----
 
 def quick_ones(service, origin, n):
     """Fetches n quick URLs, by names and addresses; -> seconds."""
@@ -53,25 +39,6 @@ def quick_ones(service, origin, n):
 def post_lines(service, lines):
     answer = service.post("/v1/batches", "\n".join(lines), {"Content-Type": harness.TEXT})
     return answer.expect(202).json()
-
-
-def test_hosts_that_take_no_connection_slow_no_other(start, origin):
-    service = start()
-    n = size(3000)
-    dead = [Backlogged(host) for host in HOSTS[40:45]]
-    try:
-        alone = min(quick_ones(service, origin, n) for _ in range(2))
-        batch = post_lines(service, [f"http://{dead[i % 5].host}:{dead[i % 5].port}/{i}"
-                                     for i in range(size(50000))])
-        eventually(lambda: service.batch(batch["id"])["request_counts"]["in_flight"] == 5 * 16,
-                   what="connects that hang")
-        beside = min(quick_ones(service, origin, n) for _ in range(2))
-        assert service.batch(batch["id"])["request_counts"]["in_flight"] == 5 * 16
-        service.delete(f"/v1/batches/{batch['id']}").expect(204)
-        assert beside < alone * 1.5 + 0.25 * SLOWER, (beside, alone)
-    finally:
-        for listener in dead:
-            listener.stop()
 
 
 class ManyNames(Dns):
@@ -98,18 +65,5 @@ def test_names_that_nobody_answers_for_slow_no_other(start, origin):
         beside = quick_ones(service, origin, n)
         service.delete(f"/v1/batches/{batch['id']}").expect(204)
         assert beside < alone * 1.5 + 0.25 * SLOWER, (beside, alone)
-    finally:
-        dns.stop()
-
-
-def test_one_question_for_each_name_however_many_urls_wait_for_it(start, origin):
-    dns = ManyNames()
-    dns.names = {f"n{i}.many.test": [HOSTS[i % 10]] for i in range(300)}
-    try:
-        service = start("--dns-servers", f"127.0.0.1:{dns.port}", "--fetchers", 2)
-        urls = [f"http://n{i % 300}.many.test:{origin.port}/bytes/3?{i}" for i in range(size(6000))]
-        all_succeeded_at_once(service.run(urls, include=""))
-        asked = {name: dns.asked.count(name) for name in dns.names}
-        assert set(asked.values()) == {2}, asked  # A and AAAA
     finally:
         dns.stop()

@@ -1,12 +1,16 @@
 """Descriptors are a limit of ours: when they run out, requests wait, and none of them fails."""
+import contextlib
 import os
+import pathlib
 import resource
+import subprocess
+import tempfile
 import threading
 
 import pytest
 
 from harness import SLOWER, eventually, size
-from origin import HOSTS
+from origin import HOSTS, content
 
 
 def limited(hard, soft=64):
@@ -23,6 +27,27 @@ def promised(service):
 def all_succeeded_at_once(results):
     assert {(r["status"], r["attempts"]) for r in results} == {("succeeded", 1)}, \
         [r for r in results if r["status"] != "succeeded" or r["attempts"] != 1][:3]
+
+
+@contextlib.contextmanager
+def refusing(service, fault, *more):
+    """Meanwhile the kernel refuses this system call now and then, for each thread by itself."""
+    call = fault.split(":")[0]
+    with tempfile.TemporaryFile("w+") as said:
+        strace = subprocess.Popen(["strace", "-f", "-p", str(service.process.pid), "-e",
+                                   f"trace={call}", "-e", f"inject={fault}", *more], stderr=said)
+        try:
+            tasks = pathlib.Path(f"/proc/{service.process.pid}/task")
+            eventually(lambda: strace.poll() is not None or all(
+                f"TracerPid:\t{strace.pid}\n" in (t / "status").read_text() for t in tasks.iterdir()),
+                what="strace")
+            yield
+            assert strace.poll() is None, "strace ended: it needs to be allowed to trace"
+        finally:
+            strace.terminate()
+            strace.wait(30)
+        said.seek(0)
+        assert "(INJECTED)" in said.read(), "nothing was refused"
 
 
 def squeeze(service, n):
@@ -116,3 +141,42 @@ def test_clients_wait_when_the_system_has_no_descriptor_for_them(start, origin):
     waiting.settimeout(10 * SLOWER)
     assert waiting.recv(100).startswith(b"HTTP/1.1 200 ")
     waiting.close()
+
+
+# ---- the system says no, whatever we counted ----
+
+@pytest.mark.parametrize("fault", [
+    *(f"socket:error={e}:when=5+3" for e in ("EMFILE", "ENFILE", "ENOBUFS", "ENOMEM")),
+    *(f"connect:error={e}:when=5+3" for e in ("ENOBUFS", "ENOMEM"))])
+def test_connections_and_lookups_that_the_system_refuses(start, origin, fault):
+    service = start("--max-per-host", 20)
+    n = size(200, 60)
+    hosts = ("good.test", "two.test", *HOSTS[4:20])
+    with refusing(service, fault):
+        results = service.run([origin.url(f"/delay/0.01?{i}", hosts[i % len(hosts)])
+                               for i in range(n)])
+    all_succeeded_at_once(results)
+    assert origin.arrivals() == n
+
+
+@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOMEM"])
+def test_files_that_the_system_refuses(start, origin, error):
+    service = start("--max-per-host", 20)
+    with refusing(service, f"openat:error={error}:when=1+2", "-P", str(service.data)):
+        results = service.run([origin.url(f"/bytes/300000?t={i}", HOSTS[i % 20])
+                               for i in range(40)])
+    all_succeeded_at_once(results)
+    assert all(service.body(r) == content(300000, str(r["index"])) for r in results)
+    assert origin.arrivals() == 40
+
+
+@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED"])
+def test_clients_that_the_system_refuses(start, error):
+    """Somebody else stays connected all the time; nobody else's end may have to be waited for."""
+    service = start()
+    service.get("/healthz").expect(200)
+    with refusing(service, f"accept4:error={error}:when=1+2"):
+        for _ in range(20):
+            client = service.client(timeout=10)
+            client.request("GET", "/healthz").expect(200)
+            client.close()

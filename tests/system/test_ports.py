@@ -105,3 +105,24 @@ def test_an_address_that_cannot_be_reached_from_here_is_no_want_of_ports():
         assert result["timing"]["total_ms"] < 1000 * SLOWER
 
     alone(check, origin=False)
+
+
+def test_no_port_to_ask_a_name_server_by():
+    def check(service, origin, toxic):
+        taken = []
+        try:
+            while True:
+                s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+                taken.append(s)
+                s.connect(("127.0.0.1", 9))
+        except BlockingIOError:
+            pass
+        batch = service.submit([f"http://{name}.test:{origin.port}/bytes/3?{i}"
+                                for i in range(20) for name in ("good", "two")])
+        assert service.get(f"/v1/batches/{batch['id']}?wait=1").json()["request_counts"][
+            "failed"] == 0
+        for s in taken:
+            s.close()
+        all_succeeded_at_once(service.finish(batch))
+
+    alone(check)

@@ -381,7 +381,6 @@ class Backlogged:
         self.sock = socket.socket()
         self.sock.bind((host, 0))
         self.sock.listen(0)
-        self.host = host
         self.port = self.sock.getsockname()[1]
         self.fill = []
         for _ in range(8):
