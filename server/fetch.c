@@ -373,7 +373,6 @@ static void *fetcher_main(void *arg)
     char name[16]; /* as perf and top show it */
     snprintf(name, sizeof(name), "fetch-%u", f->no);
     (void)pthread_setname_np(pthread_self(), name);
-    tls_enter(f->tls);
     f->socket_share = f->e->fd_budget / f->e->n_fetchers; /* all are there by now */
     for (;;) {
         f->now = now_us();

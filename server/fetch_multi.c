@@ -233,9 +233,7 @@ int multi_init(struct fetcher *f)
     struct epoll_event ev = {.events = EPOLLIN, .data.fd = f->inbox.fd};
     if (epoll_ctl(f->epoll, EPOLL_CTL_ADD, f->inbox.fd, &ev) != 0)
         return E_IO;
-    /* What other versions do with an SSL_CTX was not looked at. */
-    bool one_ctx = curl_version_info(CURLVERSION_NOW)->version_num == 0x075801;
-    return tls_new(&f->tls, f->e->trust, one_ctx);
+    return tls_new(&f->tls, f->e->trust);
 }
 
 void multi_fini(struct fetcher *f)

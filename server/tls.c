@@ -33,20 +33,17 @@ struct session {
 
 struct tls {
     struct tls_trust *trust;
-    SSL_CTX *ctx;             /* of all connections; NULL: each has its own */
-    struct conn *next;        /* prepared, its SSL not seen yet */
     struct session *sessions; /* uthash, by origin */
     struct session *newest, *oldest;
 };
 
-/* A connection, as its SSL refers to it. */
+/* A connection, as its SSL_CTX refers to it (libcurl makes one for each). */
 struct conn {
+    struct tls *tls;
     const struct tls_trust *trust; /* that verifies it; to compare, never followed */
     SSL_SESSION *offer;            /* NULL: none, or the SSL has it */
     char origin[];
 };
-
-static _Thread_local struct tls *entered;
 
 /* ---- trust ---- */
 
@@ -198,45 +195,39 @@ static int64_t life_s(const SSL_SESSION *s)
     return life < valid ? life : valid;
 }
 
-/* Of a struct tls in its SSL_CTX, of a struct conn in its SSL. */
-static int tls_index = -1, conn_index = -1;
+static int ctx_index = -1;
 
-static void conn_free(struct conn *c)
+static void free_conn(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
 {
+    struct conn *c = ptr;
+    (void)parent;
+    (void)ad;
+    (void)idx;
+    (void)argl;
+    (void)argp;
     if (c == NULL)
         return;
     SSL_SESSION_free(c->offer);
     free(c);
 }
 
-static void on_free(void *parent, void *ptr, CRYPTO_EX_DATA *ad, int idx, long argl, void *argp)
+static void make_index(void)
 {
-    (void)parent;
-    (void)ad;
-    (void)idx;
-    (void)argl;
-    (void)argp;
-    conn_free(ptr);
+    ctx_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, free_conn);
 }
 
-static void make_indexes(void)
+static struct conn *conn_of(const SSL *ssl)
 {
-    tls_index = SSL_CTX_get_ex_new_index(0, NULL, NULL, NULL, NULL);
-    conn_index = SSL_get_ex_new_index(0, NULL, NULL, NULL, on_free);
-}
-
-static struct tls *tls_of(const SSL *ssl)
-{
-    return SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), tls_index);
+    return SSL_CTX_get_ex_data(SSL_get_SSL_CTX(ssl), ctx_index);
 }
 
 /* SSL_CTX_sess_set_new_cb: 1 keeps the reference. */
 static int on_session(SSL *ssl, SSL_SESSION *fresh)
 {
-    const struct conn *c = SSL_get_ex_data(ssl, conn_index);
-    struct tls *t = tls_of(ssl);
+    const struct conn *c = conn_of(ssl);
+    struct tls *t = c->tls;
     int64_t life = life_s(fresh);
-    if (c == NULL || c->trust != t->trust || !SSL_SESSION_is_resumable(fresh) || life <= 0)
+    if (c->trust != t->trust || !SSL_SESSION_is_resumable(fresh) || life <= 0)
         return 0;
     struct session *s = find(t, c->origin);
     if (s != NULL) {
@@ -256,61 +247,34 @@ static int on_session(SSL *ssl, SSL_SESSION *fresh)
     return 1;
 }
 
-/* libcurl shows us the SSL_CTX only; of the SSL that it makes next this is the first we see,
- * before its first message. */
-static void on_info(const SSL *seen, int where, int ret)
+/* libcurl shows us the SSL_CTX only, and the session belongs to the SSL. Here it is, before its
+ * first message. */
+static void on_info(const SSL *ssl, int where, int ret)
 {
-    SSL *ssl = (SSL *)(uintptr_t)seen;
     (void)ret;
-    if (!(where & SSL_CB_HANDSHAKE_START) || SSL_get_ex_data(ssl, conn_index) != NULL)
+    if (!(where & SSL_CB_HANDSHAKE_START))
         return;
-    struct tls *t = tls_of(ssl);
-    struct conn *c = t->next;
-    if (c == NULL || SSL_set_ex_data(ssl, conn_index, c) != 1)
-        return; /* then it offers and leaves no session */
-    t->next = NULL;
-    if (c->offer != NULL && SSL_set_session(ssl, c->offer) != 1)
-        ERR_clear_error(); /* a full handshake */
+    struct conn *c = conn_of(ssl);
+    if (c->offer == NULL)
+        return;
+    if (SSL_set_session((SSL *)(uintptr_t)ssl, c->offer) != 1)
+        ERR_clear_error(); /* then a full handshake */
     SSL_SESSION_free(c->offer);
     c->offer = NULL;
 }
 
-/* Instead of OpenSSL's, for libcurl: it makes an SSL_CTX for every connection, which costs a third
- * of a resumed connection's CPU and 13 KiB, and sets all of them up alike but for ALPN, which
- * SSL_new copies. The dynamic linker prefers a program's own functions; where it does not,
- * connections have contexts of their own, and all else is the same. */
-SSL_CTX *SSL_CTX_new(const SSL_METHOD *method)
-{
-    struct tls *t = entered;
-    if (t == NULL || t->ctx == NULL || method != TLS_client_method())
-        return SSL_CTX_new_ex(NULL, NULL, method);
-    return SSL_CTX_up_ref(t->ctx) == 1 ? t->ctx : NULL;
-}
-
 /* ---- connections ---- */
 
-int tls_new(struct tls **out, struct tls_trust *trust, bool one_ctx)
+int tls_new(struct tls **out, struct tls_trust *trust)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     *out = NULL;
-    if (pthread_once(&once, make_indexes) != 0 || tls_index < 0 || conn_index < 0)
+    if (pthread_once(&once, make_index) != 0 || ctx_index < 0)
         return E_NOMEM;
     struct tls *t = xcalloc(1, sizeof(*t));
     t->trust = tls_trust_ref(trust);
-    if (one_ctx) {
-        t->ctx = SSL_CTX_new_ex(NULL, NULL, TLS_client_method());
-        if (t->ctx == NULL) {
-            tls_free(t);
-            return E_NOMEM;
-        }
-    }
     *out = t;
     return 0;
-}
-
-void tls_enter(struct tls *t)
-{
-    entered = t;
 }
 
 static void drop_all(struct tls *t)
@@ -324,8 +288,6 @@ void tls_free(struct tls *t)
     if (t == NULL)
         return;
     drop_all(t);
-    conn_free(t->next);
-    SSL_CTX_free(t->ctx);
     tls_trust_unref(t->trust);
     free(t);
 }
@@ -350,19 +312,20 @@ int tls_prepare(struct tls *t, void *ssl_ctx, const char *host, uint16_t port, b
     char origin[ORIGIN_SIZE];
     *resumes = false;
     name_origin(origin, host, port);
+    size_t n = strlen(origin) + 1;
+    struct conn *c = xcalloc(1, sizeof(*c) + n);
+    c->tls = t;
+    c->trust = t->trust;
+    memcpy(c->origin, origin, n);
+    if (SSL_CTX_set_ex_data(ctx, ctx_index, c) != 1) {
+        free(c);
+        return E_NOMEM;
+    }
     /* Not the context's own store: libcurl goes on to change that one and to cache it by multi. */
-    if (SSL_CTX_set_ex_data(ctx, tls_index, t) != 1 ||
-        SSL_CTX_set1_verify_cert_store(ctx, t->trust->store) != 1)
+    if (SSL_CTX_set1_verify_cert_store(ctx, t->trust->store) != 1)
         return E_NOMEM;
     SSL_CTX_clear_options(ctx, SSL_OP_NO_TICKET);
     SSL_CTX_sess_set_new_cb(ctx, on_session);
-    SSL_CTX_set_info_callback(ctx, on_info);
-    size_t n = strlen(origin) + 1;
-    struct conn *c = xcalloc(1, sizeof(*c) + n);
-    c->trust = t->trust;
-    memcpy(c->origin, origin, n);
-    conn_free(t->next); /* never begun */
-    t->next = c;
 
     struct session *s = find(t, origin);
     if (s == NULL)
@@ -378,6 +341,7 @@ int tls_prepare(struct tls *t, void *ssl_ctx, const char *host, uint16_t port, b
         return E_NOMEM;
     unlink_session(t, s);
     link_newest(t, s);
+    SSL_CTX_set_info_callback(ctx, on_info);
     *resumes = true;
     return 0;
 }

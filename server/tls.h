@@ -3,8 +3,7 @@
  * and signatures of a full handshake.
  *
  * libcurl 7.88 would parse the bundle once for every multi (each connection, with a CAPATH), keep
- * eight sessions, found by a walk over all of them, switch off the tickets of TLS 1.2, and make an
- * SSL_CTX for each connection. */
+ * eight sessions, found by a walk over all of them, and switch off the tickets of TLS 1.2. */
 #ifndef SERVER_TLS_H
 #define SERVER_TLS_H
 
@@ -26,11 +25,8 @@ size_t tls_trust_count(const struct tls_trust *t); /* certificates in memory */
 /* What one thread's connections share. Used by that thread only. */
 struct tls;
 
-/* Takes a reference of its own. one_ctx: connections made on the thread that entered it share an
- * SSL_CTX; for a libcurl whose use of it is known to allow that. */
-int tls_new(struct tls **out, struct tls_trust *trust, bool one_ctx) MUSTCHECK;
-void tls_enter(struct tls *t); /* by the thread; NULL: leaves it */
-void tls_free(struct tls *t);  /* after the last connection; NULL is fine */
+int tls_new(struct tls **out, struct tls_trust *trust) MUSTCHECK; /* takes a reference of its own */
+void tls_free(struct tls *t); /* after the last connection; NULL is fine */
 /* For new connections from now on. Sessions that the old certificates vouched for are dropped. */
 void tls_set_trust(struct tls *t, struct tls_trust *trust);
 

@@ -5,16 +5,12 @@
 #include <stdint.h>
 
 #include <cmocka.h>
-#include <curl/curl.h>
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <stdio.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
-#include <netinet/in.h>
 #include <unistd.h>
 
 #include "server/tls.h"
@@ -73,10 +69,8 @@ enum { FAILED = -1, FULL, RESUMED };
 /* A connection, as libcurl makes one up to the callback and after it; a byte goes each way. */
 static int connect_once(struct tls *t, SSL_CTX *server_ctx, const char *host, uint16_t port)
 {
-    tls_enter(t);
     SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
     bool resumes;
-    tls_enter(NULL);
     SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, NULL);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
@@ -118,8 +112,8 @@ static void test_resume_and_forget(void **state)
         struct tls *t, *other;
         identity_init(&id, "one", 86400);
         SSL_CTX *server = server_new(&id, versions[i]);
-        assert_int_equal(tls_new(&t, id.trust, true), 0);
-        assert_int_equal(tls_new(&other, id.trust, false), 0);
+        assert_int_equal(tls_new(&t, id.trust), 0);
+        assert_int_equal(tls_new(&other, id.trust), 0);
         assert_int_equal(connect_once(t, server, "one", 443), FULL);
         for (int n = 0; n < 3; n++)
             assert_int_equal(connect_once(t, server, "one", 443), RESUMED);
@@ -147,7 +141,7 @@ static void test_trust_changes(void **state)
     identity_init(&two, "two", 86400);
     SSL_CTX *server = server_new(&one, TLS1_3_VERSION);
     SSL_CTX *new_server = server_new(&two, TLS1_3_VERSION);
-    assert_int_equal(tls_new(&t, one.trust, true), 0);
+    assert_int_equal(tls_new(&t, one.trust), 0);
     assert_int_equal(connect_once(t, server, "a", 443), FULL);
     assert_int_equal(connect_once(t, new_server, "b", 443), FAILED);
     tls_set_trust(t, two.trust);
@@ -177,7 +171,7 @@ static void test_sessions_end_with_the_certificate(void **state)
     struct tls *t;
     identity_init(&id, "short", 3);
     SSL_CTX *server = server_new(&id, TLS1_3_VERSION);
-    assert_int_equal(tls_new(&t, id.trust, true), 0);
+    assert_int_equal(tls_new(&t, id.trust), 0);
     assert_int_equal(connect_once(t, server, "a", 443), FULL);
     assert_int_equal(connect_once(t, server, "a", 443), RESUMED);
     while (X509_cmp_current_time(X509_get0_notAfter(id.cert)) > 0)
@@ -196,7 +190,7 @@ static void test_bounded(void **state)
     struct tls *t;
     identity_init(&id, "one", 86400);
     SSL_CTX *server = server_new(&id, TLS1_3_VERSION);
-    assert_int_equal(tls_new(&t, id.trust, true), 0);
+    assert_int_equal(tls_new(&t, id.trust), 0);
     assert_int_equal(connect_once(t, server, "first", 443), FULL);
     assert_int_equal(connect_once(t, server, "used", 443), FULL);
     for (uint16_t port = 1; port <= 1023; port++) {
@@ -211,75 +205,6 @@ static void test_bounded(void **state)
     identity_fini(&id);
 }
 
-static void test_one_context_for_a_thread(void **state)
-{
-    (void)state;
-    struct identity id;
-    struct tls *one, *each;
-    identity_init(&id, "one", 86400);
-    assert_int_equal(tls_new(&one, id.trust, true), 0);
-    assert_int_equal(tls_new(&each, id.trust, false), 0);
-    tls_enter(one);
-    SSL_CTX *a = SSL_CTX_new(TLS_client_method()), *b = SSL_CTX_new(TLS_client_method());
-    SSL_CTX *server = SSL_CTX_new(TLS_server_method());
-    tls_enter(each);
-    SSL_CTX *c = SSL_CTX_new(TLS_client_method()), *d = SSL_CTX_new(TLS_client_method());
-    tls_enter(NULL);
-    SSL_CTX *e = SSL_CTX_new(TLS_client_method());
-    assert_ptr_equal(a, b);
-    assert_ptr_not_equal(a, server);
-    assert_ptr_not_equal(a, c);
-    assert_ptr_not_equal(c, d);
-    assert_ptr_not_equal(a, e);
-    tls_free(one);
-    tls_free(each);
-    SSL_CTX *all[] = {a, b, c, d, e, server};
-    for (size_t i = 0; i < ARRAY_LEN(all); i++)
-        SSL_CTX_free(all[i]);
-    identity_fini(&id);
-}
-
-static CURLcode note_ctx(CURL *easy, void *ctx, void *arg)
-{
-    (void)easy;
-    *(void **)arg = ctx;
-    return CURLE_ABORTED_BY_CALLBACK;
-}
-
-/* libcurl's own calls come to us. */
-static void test_libcurl_gets_the_context(void **state)
-{
-    (void)state;
-    struct identity id;
-    struct tls *t;
-    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(at);
-    char url[64];
-    void *seen = NULL;
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
-    assert_int_equal(listen(fd, 1), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
-    snprintf(url, sizeof(url), "https://127.0.0.1:%u/", ntohs(at.sin_port));
-    identity_init(&id, "one", 86400);
-    assert_int_equal(tls_new(&t, id.trust, true), 0);
-    tls_enter(t);
-    CURL *h = curl_easy_init();
-    curl_easy_setopt(h, CURLOPT_URL, url);
-    curl_easy_setopt(h, CURLOPT_PROXY, "");
-    curl_easy_setopt(h, CURLOPT_SSL_CTX_FUNCTION, note_ctx);
-    curl_easy_setopt(h, CURLOPT_SSL_CTX_DATA, &seen);
-    assert_int_equal(curl_easy_perform(h), CURLE_ABORTED_BY_CALLBACK);
-    SSL_CTX *ours = SSL_CTX_new(TLS_client_method());
-    assert_ptr_equal(seen, ours);
-    tls_enter(NULL);
-    curl_easy_cleanup(h);
-    SSL_CTX_free(ours);
-    tls_free(t);
-    close(fd);
-    identity_fini(&id);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -287,8 +212,6 @@ int main(void)
         cmocka_unit_test(test_trust_changes),
         cmocka_unit_test(test_sessions_end_with_the_certificate),
         cmocka_unit_test(test_bounded),
-        cmocka_unit_test(test_one_context_for_a_thread),
-        cmocka_unit_test(test_libcurl_gets_the_context),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
