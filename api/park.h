@@ -34,11 +34,11 @@ void park_batch_ended(void *arg, const char *batch_id);
  * answer: closing with unread data would reset the connection and destroy it. */
 void park_linger(struct api *api, int fd);
 
-/* The thread that wakes waiters and drains lingering sockets. It sleeps while there are none. */
 /* The library found no descriptor for a client and would accept the next one only when another one
  * leaves, which may be never: it is made to look again soon. On the api thread. */
 void park_accept_later(struct api *api);
 
+/* The thread that wakes waiters and drains lingering sockets. It sleeps while there are none. */
 int park_start(struct api *api) MUSTCHECK;
 void park_stop(struct api *api);
 
