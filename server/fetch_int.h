@@ -316,8 +316,8 @@ void start_forget(struct host *h);
 void start_release(struct transfer *t);
 /* Takes it out of its host's waiting list. */
 void start_unwait(struct transfer *t);
-/* It waits for its name: names that nobody answers for must not hold all slots. Whether it gave
- * them back now, and waits on. */
+/* The timer of one that waits for its name: whether it waits on. Names that nobody answers for must
+ * not hold all slots, so it may give its own back now. */
 bool start_parts(struct transfer *t);
 /* Runs what waited in h2_join. */
 void start_joined(struct transfer *t);

@@ -566,21 +566,30 @@ static int64_t part_at(const struct transfer *t)
     return may ? t->resolve_us + NAME_SLOT_US : INT64_MAX;
 }
 
+/* When its name has to be there. */
+static int64_t name_limit(const struct transfer *t)
+{
+    int64_t left = timeout_us(t) - t->active_us, connect = connect_timeout_us(t);
+    return t->resolve_us + (left < connect ? left : connect);
+}
+
 static void set_wait(struct transfer *t)
 {
-    int64_t limit = wait_limit(t), part = part_at(t);
+    int64_t limit = name_limit(t), part = part_at(t);
     timer_set(t, part < limit ? part : limit);
 }
 
 bool start_parts(struct transfer *t)
 {
     struct fetcher *f = t->f;
-    if (part_at(t) > f->now || wait_limit(t) <= f->now)
+    if (name_limit(t) <= f->now)
         return false;
-    sched_hold_host(&f->sched, &t->lane->host->s, true); /* more of it would only wait as well */
-    sched_release(&f->sched, &t->lane->s);
-    t->parted = true;
-    f->n_parted++;
+    if (part_at(t) <= f->now) { /* else too many others have parted since it began to wait */
+        sched_hold_host(&f->sched, &t->lane->host->s, true); /* more of it would only wait too */
+        sched_release(&f->sched, &t->lane->s);
+        t->parted = true;
+        f->n_parted++;
+    }
     set_wait(t);
     return true;
 }

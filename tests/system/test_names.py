@@ -147,6 +147,19 @@ def test_a_thousand_names_that_hang_slow_no_other(service, dns, origin):
     service.delete(f"/v1/batches/{hanging['id']}").expect(204)
 
 
+def test_very_many_that_wait_for_a_name_all_have_their_time(start, dns, origin):
+    """Above some thousands they keep their slots, and wait no shorter for it."""
+    n = 9000
+    service = start("--dns-servers", f"127.0.0.1:{dns.port}", "--fetchers", 1, "--max-parallel", n,
+                    "--max-per-host", n)
+    batch = service.submit([url(origin, "h.silent.test", i) for i in range(n)],
+                           defaults={"timeout_ms": 1500, "connect_timeout_ms": 60000})
+    results = service.finish(batch)
+    assert {code(r) for r in results} == {"timeout"}
+    times = [r["timing"]["dns_ms"] for r in results]
+    assert min(times) >= 1400 and max(times) < 1500 + 1000 * SLOWER, (min(times), max(times))
+
+
 def test_the_machines_hosts_file_comes_first(service, dns, origin):
     name = socket.gethostname().lower()
     lines = open("/etc/hosts").read().splitlines()
