@@ -342,8 +342,9 @@ static void on_ares(void *arg, int status, int timeouts, struct ares_addrinfo *a
         size_t *count = e->state == ASKED ? &d->inflight : &d->n_slow;
         ASSERT(*count > 0);
         --*count;
-        bool failed = status != ARES_SUCCESS && status != ARES_ENOTFOUND && status != ARES_ENODATA;
-        if (failed && d->no_socket_us >= e->asked_us) {
+        /* "No data" too: it may be the answer for IPv6 alone, when there was no socket to ask for
+         * IPv4 by. */
+        if (status != ARES_SUCCESS && d->no_socket_us >= e->asked_us) {
             set_state(e, WAITING); /* our own limit, not the servers' fault */
             hold(d);
         } else {

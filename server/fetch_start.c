@@ -9,9 +9,11 @@
 
 enum {
     IDLE_AGE_S = 60,
-    BUFFER_BYTES = 16 * 1024, /* that libcurl receives into; each transfer has its own: */
-    BUFFER_MANY = 2 * 1024,   /* 1.2 KiB less resident for each of 10,000 … */
-    MANY_TRANSFERS = 2000,    /* … when there are more than this */
+    /* That libcurl receives into, and adds a byte to (the allocator's next size is a quarter
+     * larger). Each transfer has its own. */
+    BUFFER_BYTES = 16 * 1024 - 1,
+    BUFFER_MANY = 2 * 1024 - 1, /* 2 KiB less resident for each of 10,000 … */
+    MANY_TRANSFERS = 256,       /* … when there are more than this */
 };
 
 /* ---- libcurl's callbacks ---- */
