@@ -13,6 +13,7 @@ enum {
     LANE_MIN = 512,         /* attempts of one lane with its fetcher … */
     LANE_MAX = 8192,        /* … by what its host may have in flight, */
     LANE_CROWDED = 16,      /* and when half of the window is taken */
+    OWN_PART = 4,           /* of the window: attempts may have as much though it is full */
     DATA_MAX = 16 + 9 * 10, /* varints */
 };
 
@@ -34,6 +35,7 @@ struct waiting {
     uint8_t *here;              /* … that was not handed out */
     struct attempt_mark passed; /* up to here all were handed out, or their lanes are behind */
     int64_t next_ms;            /* nothing beyond it is due earlier than this */
+    uint64_t out;               /* with the fetchers */
     struct wait_lane *lanes;    /* uthash */
     struct wait_lane behind;    /* sentinel of a ring */
 };
@@ -232,8 +234,9 @@ void waiting_back(struct live *l, const struct done *d)
         HASH_FIND(hh, w->lanes, &d->lane, sizeof(d->lane), p);
     if (p == NULL)
         return;
-    ASSERT(p->out > 0);
+    ASSERT(p->out > 0 && w->out > 0);
     p->out--;
+    w->out--;
     lane_release(w, p);
 }
 
@@ -311,6 +314,7 @@ static int send_lane(struct keeper *k, struct live *l, const struct wait_out *v,
     for (size_t i = 0; i < n; i++)
         set_bit(l->waiting->here, v[i].index, false);
     lane_get(l->waiting, v->lane)->out += (uint32_t)n;
+    l->waiting->out += n;
     l->outstanding += n;
     atomic_fetch_sub(&l->retry_wait, n);
     fetcher_put(engine_fetcher(k->e, m->lane), &m->m);
@@ -362,6 +366,16 @@ static uint32_t lane_most(const struct keeper *k, const struct live *l, uint64_t
     return n < LANE_MIN ? LANE_MIN : n > LANE_MAX ? LANE_MAX : n;
 }
 
+/* How many more may go out. The pages that fetchers ask for keep the window full for as long as the
+ * batch has very many lanes: attempts don't wait for the end of that. */
+static uint64_t room(const struct live *l, uint64_t window)
+{
+    uint64_t part = window / OWN_PART, out = l->waiting->out;
+    uint64_t own = out < part ? part - out : 0;
+    uint64_t all = l->outstanding < window ? window - l->outstanding : 0;
+    return all > own ? all : own;
+}
+
 /* Of lanes that were left behind, when their fetchers have little left of them. */
 static int feed_behind(struct keeper *k, struct live *l, uint64_t window)
 {
@@ -371,7 +385,7 @@ static int feed_behind(struct keeper *k, struct live *l, uint64_t window)
         uint32_t most = lane_most(k, l, window);
         if (p->out > most / 2)
             continue;
-        if (l->outstanding >= window)
+        if (room(l, window) == 0)
             break;
         struct attempt v[CHUNK];
         size_t max = most - p->out < CHUNK ? most - p->out : CHUNK, n;
@@ -396,7 +410,7 @@ static int feed_due(struct keeper *k, struct live *l, uint64_t window, int64_t n
     struct waiting *w = l->waiting;
     struct attempt v[CHUNK];
     const struct attempt_mark now = {now_ms, UINT64_MAX};
-    size_t max = window - l->outstanding < CHUNK ? (size_t)(window - l->outstanding) : CHUNK;
+    size_t max = room(l, window) < CHUNK ? (size_t)room(l, window) : CHUNK;
     size_t n, some = 0;
     int rc = store_due(k->e->store, l->b.no, w->passed, now, v, max, &n);
     if (rc != 0)
@@ -434,8 +448,7 @@ int waiting_feed(struct keeper *k, struct live *l, uint64_t window)
         return 0;
     int rc = feed_behind(k, l, window);
     int64_t now_ms = clock_ms(k, now_us());
-    for (int i = 0; rc == 0 && i < CHUNKS_MAX && w->next_ms <= now_ms && l->outstanding < window;
-         i++)
+    for (int i = 0; rc == 0 && i < CHUNKS_MAX && w->next_ms <= now_ms && room(l, window) > 0; i++)
         rc = feed_due(k, l, window, now_ms);
     if (rc != 0)
         start_over(w);
@@ -445,7 +458,7 @@ int waiting_feed(struct keeper *k, struct live *l, uint64_t window)
 int64_t waiting_wake(const struct keeper *k, const struct live *l, uint64_t window)
 {
     const struct waiting *w = l->waiting;
-    if (w == NULL || w->next_ms == INT64_MAX || l->outstanding >= window)
+    if (w == NULL || w->next_ms == INT64_MAX || room(l, window) == 0)
         return INT64_MAX;
     int64_t now = now_us(), left = w->next_ms - clock_ms(k, now);
     return left <= 0 ? now : w->next_ms * 1000 - k->clock_us;

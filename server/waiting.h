@@ -24,7 +24,8 @@ int waiting_cancelled(struct keeper *k, struct live *l, struct result *r) MUSTCH
 
 /* Takes up what is on disk after a restart. */
 int waiting_recover(struct keeper *k, struct live *l) MUSTCHECK;
-/* Hands out what is due, while the batch has less than `window` requests with the fetchers. */
+/* Hands out what is due, while the batch has less than `window` requests with the fetchers, or a
+ * small part of that of these. */
 int waiting_feed(struct keeper *k, struct live *l, uint64_t window) MUSTCHECK;
 /* When to call it again (monotonic), if nothing else happens; INT64_MAX: never. */
 int64_t waiting_wake(const struct keeper *k, const struct live *l, uint64_t window);

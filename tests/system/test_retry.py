@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+import harness
 from harness import SANITIZED, SLOWER, TEXT, eventually, query, size
 from origin import DEAD_HOST, HOSTS
 
@@ -369,3 +370,22 @@ def test_due_retries_of_a_dead_host_hold_back_no_other(start, origin):
     assert counts["in_flight"] + counts["queued"] + counts["retry_wait"] == n
     for id_ in [batch["id"], mixed["id"], *hold]:
         service.post(f"/v1/batches/{id_}/cancel").expect(202)
+
+
+def test_a_retry_does_not_wait_until_a_batch_of_very_many_hosts_is_through(start, origin):
+    """The hosts keep the batch's window full; many batches make it small."""
+    harness.DNS.names.update({f"wide{i}.test": ["127.0.0.1"] for i in range(70)})
+    service = start("--max-parallel", 16)
+    for i in range(130):
+        service.submit([f"http://{DEAD_HOST}:9/{i}"],
+                       retry={"max_attempts": 2, "min_backoff_ms": 3600000})
+    eventually(lambda: attempts_on_disk(service) == 130, 30, "all wait")
+    urls = [origin.url(f"/flaky/1/wide-{i}") for i in range(5)]
+    urls += [f"http://wide{i % 70}.test:{origin.port}/bytes/3?{i}" for i in range(size(42000))]
+    batch = service.submit(urls, retry={"max_attempts": 2, "min_backoff_ms": 1})
+    results = service.finish(batch, include="")
+    assert {r["status"] for r in results} == {"succeeded"}
+    waited = max(r["timing"]["retry_wait_ms"] for r in results)
+    whole = max(r["timing"]["total_ms"] for r in results)
+    print(f"waited {waited} of {whole} ms")
+    assert waited < whole / 2, (waited, whole)
