@@ -1,5 +1,6 @@
-/* The keeper from within: shared by keeper.c (groups and their effects) and keeper_work.c (taking
- * batches up, and the work that goes on in the background). Keeper thread only. */
+/* The keeper from within: shared by keeper.c (the loop), keeper_apply.c and keeper_finish.c (what a
+ * message writes, and what it brings about), and keeper_work.c (taking batches up, and the work that
+ * goes on in the background). Keeper thread only. */
 #ifndef SERVER_KEEPER_INT_H
 #define SERVER_KEEPER_INT_H
 
@@ -40,9 +41,23 @@ struct keeper {
 };
 
 void *keeper_main(void *arg); /* struct keeper */
-/* In a transaction: one result more of a live batch (sets r->n). E_EXISTS: it has one. */
+
+/* keeper_apply.c; in a transaction, so that a failure rolls the whole group back. */
+int keeper_apply(struct keeper *k, struct msg *m) MUSTCHECK;
+/* Batches that the group steers, starts or brings to their end get their rows. */
+int keeper_settle(struct keeper *k) MUSTCHECK;
+/* One result more of a live batch (sets r->n). E_EXISTS: it has one. */
 int keeper_add_result(struct keeper *k, struct live *l, struct result *r) MUSTCHECK;
+
+/* keeper_finish.c */
+/* After the commit: the counts of what it changed, and the ends of batches. */
+void keeper_publish(struct keeper *k);
 void keeper_clear_group(struct live *l);
+/* After the commit (rc 0) or its failure: what a message brings about. Takes it over. */
+void keeper_finish(struct keeper *k, struct msg *m, int rc);
+void keeper_steered(struct keeper *k, struct msg_steer *m);
+/* Pages to the fetchers, as far as the windows have room. */
+void keeper_feed(struct keeper *k);
 
 /* keeper_work.c */
 /* Makes a live batch of a copy of *b and enters it everywhere. */
@@ -57,6 +72,5 @@ void keeper_background_done(struct keeper *k);
 void keeper_background_undo(struct keeper *k);
 /* Frees what is left when the thread ends; what was not stored is fetched again. */
 void keeper_drain(struct keeper *k);
-void keeper_steered(struct keeper *k, struct msg_steer *m);
 
 #endif

@@ -1,0 +1,316 @@
+/* The keeper's second phase, after the commit or its failure: counts, answers and batches' ends are
+ * let out, and pages go to the fetchers. */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "server/fetch.h"
+#include "server/keeper_int.h"
+#include "server/waiting.h"
+
+enum {
+    WINDOW_MAX = 65536, /* requests of one batch with the fetchers */
+    WINDOW_MIN = 2048,
+    WINDOW_ALL = 262144, /* of all batches, about */
+};
+
+static void tell_end(struct engine *e, const char *id)
+{
+    pthread_mutex_lock(&e->mutex);
+    engine_end_fn *fn = e->end_fn;
+    void *arg = e->end_arg;
+    pthread_mutex_unlock(&e->mutex);
+    if (fn != NULL)
+        fn(arg, id);
+}
+
+static void count_done(struct live *l, uint64_t n, int64_t now)
+{
+    int64_t second = now / 1000000;
+    unsigned i = (unsigned)(second % RATE_SLOTS);
+    if (l->rate[i].second != second) {
+        l->rate[i].second = second;
+        l->rate[i].n = 0;
+    }
+    l->rate[i].n += (uint32_t)n;
+}
+
+static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
+{
+    for (struct done *d = m->first, *next; d != NULL; d = next) {
+        next = d->next;
+        struct live *l = d->live;
+        if (d->handed)
+            waiting_back(l, d);
+        if (stored && !d->skip && d->again)
+            waiting_added(l, d);
+        else if (stored && !d->skip)
+            l->done_bits[d->r.index / 8] |= (uint8_t)(1U << (d->r.index % 8));
+        if (l->outstanding > 0)
+            l->outstanding--;
+        free(d->owned_body);
+        if (d->r.body_fd >= 0) {
+            close(d->r.body_fd);
+            atomic_fetch_sub(&k->e->fds, 1);
+        }
+        live_unref(l);
+    }
+    int64_t was = atomic_fetch_sub(&k->e->unwritten, (int64_t)m->bytes);
+    if (was >= UNWRITTEN_MAX / 2 && was - (int64_t)m->bytes < UNWRITTEN_MAX / 2) {
+        for (unsigned i = 0; i < k->e->n_fetchers; i++)
+            fetcher_wake(k->e->fetchers[i]);
+    }
+    out_block_free(k->e, m);
+}
+
+void keeper_publish(struct keeper *k)
+{
+    k->n_touched = 0;
+    struct engine *e = k->e;
+    int64_t now = now_us();
+    for (struct live *l = k->touched, *next; l != NULL; l = next) {
+        next = l->touched_next;
+        k->n_touched++;
+        pthread_mutex_lock(&e->mutex);
+        l->next_n += l->group_done;
+        l->done += l->group_done;
+        l->b.succeeded += l->group_succeeded;
+        l->b.failed += l->group_failed;
+        l->b.cancelled += l->group_cancelled;
+        l->b.bytes_received += l->group_bytes;
+        l->b.started_ms = atomic_load(&l->started_ms);
+        atomic_fetch_sub(&l->in_flight, l->group_flown);
+        atomic_fetch_add(&l->retry_wait, l->group_waits);
+        count_done(l, l->group_done, now);
+        if (l->group_state >= 0)
+            l->b.state = (enum batch_state)l->group_state;
+        if (l->ending) {
+            l->b.state = l->b.cancelled > 0 ? BATCH_CANCELLED : BATCH_COMPLETED;
+            l->b.ended_ms = l->ended_ms;
+            engine_remove(e, l);
+        }
+        pthread_mutex_unlock(&e->mutex);
+        bool ending = l->ending;
+        keeper_clear_group(l);
+        if (ending) {
+            log_line(LOG_INFO, "keeper",
+                     "batch %s ended: total=%" PRIu64 " succeeded=%" PRIu64 " failed=%" PRIu64
+                     " cancelled=%" PRIu64,
+                     l->b.id, l->b.total, l->b.succeeded, l->b.failed, l->b.cancelled);
+            if (l->waiting != NULL && l->b.cancelled > 0)
+                keeper_remove_later(k, l->b.no, true);
+            keeper_forget(k, l);
+            tell_end(e, l->b.id);
+            live_unref(l); /* the table's */
+        }
+    }
+    k->touched = NULL;
+}
+
+void keeper_clear_group(struct live *l)
+{
+    l->held = 0;
+    l->touched = l->ending = false;
+    l->group_state = -1;
+    l->group_flown = l->group_waits = 0;
+    l->group_done = l->group_succeeded = l->group_failed = l->group_cancelled = 0;
+    l->group_bytes = 0;
+}
+
+static void finish_pages(struct msg_pages *m, int rc)
+{
+    upload_piece_done(m->upload, rc);
+    upload_unref(m->upload);
+    buf_fini(&m->buf);
+    free(m->pages);
+    free(m);
+}
+
+/* An upload that became no batch: its rows go in the background. */
+static void give_up(struct keeper *k, struct upload *u)
+{
+    int64_t no = atomic_load(&u->no);
+    if (no != 0)
+        keeper_remove_later(k, no, false);
+}
+
+static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
+{
+    struct engine *e = k->e;
+    if (rc != 0) /* E_EXISTS may have been for a batch of this very group */
+        m->rc = rc;
+    struct batch_view v = {0};
+    struct live *l = NULL;
+    if (m->rc == 0) {
+        l = keeper_take_up(k, &m->b, false);
+        pthread_mutex_lock(&e->mutex);
+        engine_view(l, &v);
+        pthread_mutex_unlock(&e->mutex);
+        log_line(LOG_INFO, "keeper", "batch %s accepted: %" PRIu64 " requests", l->b.id,
+                 l->b.total);
+    } else {
+        give_up(k, m->upload);
+        if (m->rc == E_EXISTS) {
+            pthread_mutex_lock(&e->mutex);
+            struct live *old = engine_lookup(e, m->existing.id);
+            if (old != NULL)
+                engine_view(old, &v);
+            else
+                v.b = m->existing;
+            pthread_mutex_unlock(&e->mutex);
+        }
+    }
+    m->fn(m->arg, m->rc, m->rc == 0 || m->rc == E_EXISTS ? &v : NULL);
+    upload_unref(m->upload);
+    batch_fini(&m->b);
+    batch_fini(&m->existing);
+    free(m);
+}
+
+static void finish_steer(struct keeper *k, struct msg_steer *m, int rc)
+{
+    struct engine *e = k->e;
+    struct live *l = m->live;
+    if (rc != 0) /* E_NOTFOUND may have been by another message of the group */
+        m->rc = rc;
+    if (m->rc != 0 || (l == NULL && !m->remove)) {
+        keeper_steered(k, m);
+        return;
+    }
+    if (m->remove)
+        keeper_remove_later(k, m->no, false);
+    if (l == NULL || l->all_next == NULL) { /* not live, or ended in this very group */
+        if (m->remove)
+            tell_end(e, m->id);
+        keeper_steered(k, m);
+        return;
+    }
+    atomic_store(&l->stopped, true);
+    if (m->remove) {
+        atomic_store(&l->deleted, true);
+        pthread_mutex_lock(&e->mutex);
+        engine_remove(e, l);
+        pthread_mutex_unlock(&e->mutex);
+        keeper_forget(k, l);
+        tell_end(e, l->b.id);
+        live_unref(l); /* the table's; m has its own */
+    } else if (!l->clearing) {
+        l->clearing = true;
+        l->cancel_page = -1;
+        l->cancel_next = k->cancelling;
+        k->cancelling = l;
+    }
+    /* Answered when every fetcher has dropped it: nothing is started after the answer. */
+    atomic_store(&m->left, (int)e->n_fetchers);
+    for (unsigned i = 0; i < e->n_fetchers; i++) {
+        m->drops[i].m.type = FETCH_DROP;
+        m->drops[i].steer = m;
+        fetcher_put(e->fetchers[i], &m->drops[i].m);
+    }
+}
+
+void keeper_steered(struct keeper *k, struct msg_steer *m)
+{
+    (void)k;
+    m->fn(m->arg, m->rc);
+    if (m->live != NULL)
+        live_unref(m->live);
+    free(m);
+}
+
+/* Requests of one batch that the fetchers may have at a time. */
+static uint64_t window(const struct keeper *k)
+{
+    uint64_t n = WINDOW_ALL / (k->n_live > 0 ? k->n_live : 1);
+    return n > WINDOW_MAX ? WINDOW_MAX : n < WINDOW_MIN ? WINDOW_MIN : n;
+}
+
+static void serve_want(struct keeper *k, struct msg_want *m)
+{
+    struct live *l = m->live;
+    if (!atomic_load(&l->stopped) && l->feed != NULL) {
+        if (l->outstanding > 2 * window(k)) { /* hops fill the memory too */
+            m->m.next = l->parked;
+            l->parked = &m->m;
+            return;
+        }
+        int rc = feeder_want(k->e, l, m->lane, m->n);
+        if (rc != 0) {
+            log_line(LOG_ERROR, "keeper", "batch %s: reading its pages: %s", l->b.id,
+                     store_error(k->e->store));
+            m->m.next = k->wants_again;
+            k->wants_again = &m->m;
+            k->store_failed = true;
+            return;
+        }
+    }
+    live_unref(l);
+    free(m);
+}
+
+/* After the commit (rc 0) or its failure: what each message brings about. */
+void keeper_finish(struct keeper *k, struct msg *m, int rc)
+{
+    switch ((enum msg_type)m->type) {
+    case KEEPER_PAGES: finish_pages((struct msg_pages *)m, rc); break;
+    case KEEPER_COMMIT: finish_commit(k, (struct msg_commit *)m, rc); break;
+    case KEEPER_ABORT: {
+        struct msg_abort *a = (struct msg_abort *)m;
+        give_up(k, a->upload);
+        upload_unref(a->upload);
+        free(a);
+        break;
+    }
+    case KEEPER_RESULTS:
+        if (rc != 0) { /* kept, and stored when the disk is well again */
+            m->next = NULL;
+            *k->kept_tail = m;
+            k->kept_tail = &m->next;
+        } else {
+            finish_results(k, (struct msg_results *)m, true);
+        }
+        break;
+    case KEEPER_WANT: serve_want(k, (struct msg_want *)m); break;
+    case KEEPER_STEER: finish_steer(k, (struct msg_steer *)m, rc); break;
+    case KEEPER_STEERED: keeper_steered(k, (struct msg_steer *)m); break;
+    case KEEPER_STOP:
+        k->stop = true;
+        free(m);
+        break;
+    default: ASSERT(m->type == KEEPER_STOP); /* no other is ours */
+    }
+}
+
+static void serve_parked(struct keeper *k, struct live *l)
+{
+    struct msg *list = l->parked;
+    l->parked = NULL;
+    while (list != NULL) {
+        struct msg *m = list;
+        list = m->next;
+        serve_want(k, (struct msg_want *)m);
+    }
+}
+
+void keeper_feed(struct keeper *k)
+{
+    uint64_t most = window(k);
+    k->wake_us = INT64_MAX;
+    for (struct live *l = k->all.all_next; l != &k->all; l = l->all_next) {
+        if (l->parked != NULL && l->outstanding <= most)
+            serve_parked(k, l);
+        if (atomic_load(&l->stopped))
+            continue;
+        int rc = waiting_feed(k, l, most);
+        if (rc == 0 && l->outstanding * 4 <= most * 3)
+            rc = feeder_scan(k->e, l, most);
+        int64_t wake = waiting_wake(k, l, most);
+        if (wake < k->wake_us)
+            k->wake_us = wake;
+        if (rc != 0) {
+            log_line(LOG_ERROR, "keeper", "batch %s: reading its pages: %s", l->b.id,
+                     store_error(k->e->store));
+            k->store_failed = true;
+        }
+    }
+}
