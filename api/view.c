@@ -19,6 +19,7 @@ const char *view_status(const struct batch_view *v)
     case BATCH_STAGING:
     case BATCH_OPEN: return v->b.started_ms > 0 ? "in_progress" : "queued";
     case BATCH_CANCELLING: return "cancelling";
+    case BATCH_PAUSED: return "paused";
     case BATCH_COMPLETED: return "completed";
     case BATCH_CANCELLED:
     case BATCH_DELETED: return "cancelled";

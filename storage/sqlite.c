@@ -68,6 +68,10 @@ static const char *const migrations[SCHEMA_VERSION] = {
     " lane INTEGER NOT NULL, due INTEGER NOT NULL, page INTEGER NOT NULL, data BLOB NOT NULL) STRICT;"
     "CREATE INDEX attempt_due ON attempt(batch, due, idx, lane);"
     "CREATE INDEX attempt_lane ON attempt(lane, due, idx, batch);",
+    /* 3: paused batches, batches of the failed requests of another */
+    "DROP INDEX batch_unfinished;"
+    "CREATE INDEX batch_unfinished ON batch(no) WHERE state IN (0,1,2,5,6);"
+    "ALTER TABLE batch ADD COLUMN retry_of TEXT;",
 };
 
 /* ---- errors ---- */

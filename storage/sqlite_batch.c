@@ -37,6 +37,7 @@ static void bind_batch(sqlite3_stmt *q, const struct batch *b)
     sqlite3_bind_int64(q, 27, r->max_retry_after_ms);
     sqlite3_bind_int(q, 28, r->non_idempotent);
     sq_bind_blob(q, 29, r->has_on_status ? r->on_status : NULL, sizeof(r->on_status));
+    sq_bind_string(q, 30, b->retry_of);
 }
 
 static char *column_string(sqlite3_stmt *q, int i)
@@ -83,6 +84,7 @@ static void read_batch(sqlite3_stmt *q, struct batch *b)
     r->has_on_status = sqlite3_column_bytes(q, 28) == (int)sizeof(r->on_status);
     if (r->has_on_status)
         memcpy(r->on_status, sqlite3_column_blob(q, 28), sizeof(r->on_status));
+    b->retry_of = column_string(q, 29);
 }
 
 int store_last_batch_no(struct store *s, int64_t *no)

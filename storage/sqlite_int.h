@@ -9,7 +9,7 @@
 
 enum {
     APPLICATION_ID = 0x62666368, /* "bfch" */
-    SCHEMA_VERSION = 2,
+    SCHEMA_VERSION = 3,
 };
 
 /* Every statement, prepared when first used and kept. */
@@ -17,7 +17,7 @@ enum {
     "no,id,state,pages,total,succeeded,failed,cancelled,bytes,created,started,ended,"    \
     "max_parallel,max_per_host,max_redirects,defaults,name,metadata,idem_key,idem_hash," \
     "rate_per_host,priority,http_version,max_attempts,min_backoff,max_backoff,"          \
-    "max_retry_after,retry_unsafe,retry_status"
+    "max_retry_after,retry_unsafe,retry_status,retry_of"
 #define RESULT_COLUMNS                                                                       \
     "id,key,status,http_status,http_version,error,message,attempts,truncated,url,final_url," \
     "custom_id,headers,redirects,remote_ip,timing,completed,body_len,has_body"
@@ -30,15 +30,16 @@ enum {
     X(SYNC_FULL, "PRAGMA synchronous=FULL")                                                        \
     X(SYNC_NORMAL, "PRAGMA synchronous=NORMAL")                                                    \
     X(LAST_NO, "SELECT max(no) FROM batch")                                                        \
-    X(ADD_BATCH, "INSERT INTO batch(" BATCH_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,"     \
-                 "?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26,?27,?28,?29)")   \
+    X(ADD_BATCH,                                                                                   \
+      "INSERT INTO batch(" BATCH_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,"                \
+      "?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26,?27,?28,?29,?30)")          \
     X(UPDATE_BATCH, "UPDATE batch SET id=?2,state=?3,pages=?4,total=?5,succeeded=?6,failed=?7,"    \
                     "cancelled=?8,bytes=?9,created=?10,started=?11,ended=?12,max_parallel=?13,"    \
                     "max_per_host=?14,max_redirects=?15,defaults=?16,name=?17,metadata=?18,"       \
                     "idem_key=?19,idem_hash=?20,rate_per_host=?21,priority=?22,http_version=?23,"  \
                     "max_attempts=?24,min_backoff=?25,max_backoff=?26,max_retry_after=?27,"        \
-                    "retry_unsafe=?28,retry_status=?29 WHERE no=?1")                               \
-    X(OPEN_BATCHES, "SELECT " BATCH_COLUMNS " FROM batch WHERE state IN (0,1,2,5) ORDER BY no")    \
+                    "retry_unsafe=?28,retry_status=?29,retry_of=?30 WHERE no=?1")                  \
+    X(OPEN_BATCHES, "SELECT " BATCH_COLUMNS " FROM batch WHERE state IN (0,1,2,5,6) ORDER BY no")  \
     X(FIND, "SELECT " BATCH_COLUMNS " FROM batch WHERE id=?1 AND state NOT IN (0,5)")              \
     X(FIND_KEY, "SELECT " BATCH_COLUMNS " FROM batch WHERE idem_key=?1 AND idem_key IS NOT NULL "  \
                 "AND state<>5 AND state<>0")                                                       \

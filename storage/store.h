@@ -57,6 +57,7 @@ enum batch_state {
     BATCH_COMPLETED = 3,  /* every request has its result */
     BATCH_CANCELLED = 4,  /* every request has its result, some of them `cancelled` */
     BATCH_DELETED = 5,    /* gone for every reader; its rows are being removed */
+    BATCH_PAUSED = 6,     /* as BATCH_OPEN, but nothing of it is started until it is resumed */
 };
 
 /* A batch as it stands on disk. The strings and the blob are owned: batch_fini frees them. */
@@ -85,6 +86,7 @@ struct batch {
     char *name;     /* NULL: none */
     char *metadata; /* a JSON object as text; NULL: none */
     char *idem_key; /* Idempotency-Key; NULL: none */
+    char *retry_of; /* public id of the batch whose failed requests these are; NULL: none */
     uint8_t idem_hash[STORE_HASH_SIZE];
 };
 

@@ -453,9 +453,9 @@ static void same_batch(const struct batch *a, const struct batch *b)
     assert_int_equal(a->defaults != NULL, b->defaults != NULL);
     if (a->defaults != NULL)
         assert_memory_equal(a->defaults, b->defaults, a->defaults_len);
-    char *const left[] = {a->name, a->metadata, a->idem_key};
-    char *const right[] = {b->name, b->metadata, b->idem_key};
-    for (size_t i = 0; i < 3; i++) {
+    char *const left[] = {a->name, a->metadata, a->idem_key, a->retry_of};
+    char *const right[] = {b->name, b->metadata, b->idem_key, b->retry_of};
+    for (size_t i = 0; i < 4; i++) {
         assert_int_equal(left[i] != NULL, right[i] != NULL);
         if (left[i] != NULL)
             assert_string_equal(left[i], right[i]);
@@ -497,6 +497,7 @@ static void test_batch_fields(void **state)
                       .name = "n\xc3\xa4me",
                       .metadata = "{\"a\":1}",
                       .idem_key = "key",
+                      .retry_of = "b_other",
                       .idem_hash = {1, 0, 255}},
                  got;
     struct batch bare = batch_of(2, BATCH_COMPLETED);
@@ -545,17 +546,17 @@ static void test_batch_fields(void **state)
 static void test_visibility_and_list(void **state)
 {
     (void)state;
-    static const char *const keys[] = {"k0", "k1", "k2", "k3", "k4", "k5"};
+    static const char *const keys[] = {"k0", "k1", "k2", "k3", "k4", "k5", "k6"};
     struct store *s = open_store(STORE_WRITE);
     struct batch b;
     struct seen l = {0};
     OK(store_begin(s, true));
-    for (int i = 0; i < 6; i++) /* no 1 to 6: STAGING to DELETED, then once more from 7 */
+    for (int i = 0; i < 7; i++) /* no 1 to 6: STAGING to PAUSED, then once more from 8 */
         add_batch(s, 1 + i, (enum batch_state)i, keys[i]);
-    for (int i = 0; i < 6; i++)
-        add_batch(s, 7 + i, (enum batch_state)i, NULL);
+    for (int i = 0; i < 7; i++)
+        add_batch(s, 8 + i, (enum batch_state)i, NULL);
     OK(store_commit(s));
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 7; i++) {
         struct batch one = batch_of(1 + i, BATCH_OPEN);
         int expected = i == BATCH_STAGING || i == BATCH_DELETED ? E_NOTFOUND : 0;
         assert_int_equal(store_find(s, one.id, &b), expected);
@@ -564,26 +565,28 @@ static void test_visibility_and_list(void **state)
         batch_fini(&b);
     }
     OK(store_open_batches(s, see_batch, &l));
-    SEEN(l, 1, 2, 3, 6, 7, 8, 9, 12);
+    SEEN(l, 1, 2, 3, 6, 7, 8, 9, 10, 13, 14);
     OK(store_list(s, 0, 0, 100, see_batch, &l));
-    SEEN(l, 11, 10, 9, 8, 5, 4, 3, 2);
+    SEEN(l, 14, 12, 11, 10, 9, 7, 5, 4, 3, 2);
     OK(store_list(s, 0, 0, 3, see_batch, &l));
-    SEEN(l, 11, 10, 9);
+    SEEN(l, 14, 12, 11);
     OK(store_list(s, 9, 0, 3, see_batch, &l));
-    SEEN(l, 8, 5, 4);
+    SEEN(l, 7, 5, 4);
     OK(store_list(s, 2, 0, 3, see_batch, &l));
     SEEN(l);
     OK(store_list(s, 0, 0, 0, see_batch, &l));
     SEEN(l);
     OK(store_list(s, 0, 1U << BATCH_OPEN | 1U << BATCH_CANCELLED, 3, see_batch, &l));
-    SEEN(l, 11, 8, 5);
+    SEEN(l, 12, 9, 5);
     OK(store_list(s, 5, 1U << BATCH_OPEN | 1U << BATCH_CANCELLED, 3, see_batch, &l));
     SEEN(l, 2);
     OK(store_list(s, 0, 1U << BATCH_STAGING | 1U << BATCH_DELETED, 9, see_batch, &l));
     SEEN(l);
+    OK(store_list(s, 0, 1U << BATCH_PAUSED, 9, see_batch, &l));
+    SEEN(l, 14, 7);
     l = (struct seen){.stop_at = 2, .answer = E_LIMIT};
     assert_int_equal(store_list(s, 0, 0, 9, see_batch, &l), E_LIMIT);
-    SEEN(l, 11, 10);
+    SEEN(l, 14, 12);
     l.answer = 5;
     assert_int_equal(store_open_batches(s, see_batch, &l), 5);
     SEEN(l, 1, 2);

@@ -94,6 +94,7 @@ static void check_defaults(const struct batch *b)
     assert_int_equal(b->rate_per_host, 0);
     assert_int_equal(b->priority, 5);
     assert_int_equal(b->http_version, 11);
+    assert_null(b->retry_of);
     policy_complete(&given);
     policy_init(&usual);
     assert_memory_equal(&given, &usual, sizeof(usual));
