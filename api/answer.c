@@ -11,6 +11,7 @@
 #include <time.h>
 
 #include "api/routes.h"
+#include "server/metrics.h"
 
 enum {
     PROBLEM_MAX = 1024 * 1024,
@@ -38,6 +39,14 @@ void answer_header(struct MHD_Response *resp, const char *name, const char *valu
         log_line(LOG_WARN, "api", "header field %s could not be added", name);
 }
 
+void answer_count(struct request *r, unsigned status)
+{
+    r->answered = true;
+    r->status = status;
+    metric_add(METRIC_API_REQUESTS + routes_number(r) * METRIC_SET_STATUS_SIZE + status / 100 - 1,
+               1);
+}
+
 enum MHD_Result answer_send(struct request *r, unsigned status, struct MHD_Response *resp,
                             const char *cache)
 {
@@ -53,7 +62,7 @@ enum MHD_Result answer_send(struct request *r, unsigned status, struct MHD_Respo
         answer_header(resp, "Connection", "close");
     ok = MHD_queue_response(r->conn, status, resp);
     MHD_destroy_response(resp);
-    r->answered = true;
+    answer_count(r, status);
     if (log_enabled(LOG_DEBUG))
         log_line(LOG_DEBUG, "api", "%s %s: %u", r->route ? r->route->method : "?",
                  r->target ? r->target : "?", status);
@@ -170,6 +179,6 @@ void answer_raw(struct request *r)
         }
     buf_fini(&out);
     buf_fini(&body);
-    r->answered = true;
+    answer_count(r, (unsigned)r->problem.status);
     r->linger = true;
 }

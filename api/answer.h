@@ -18,6 +18,8 @@ enum MHD_Result answer_problem(struct request *r);
 /* Sets r->problem and sends it. */
 enum MHD_Result answer_fail(struct request *r, enum problem_type type, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
+/* An answer was given: counts it. */
+void answer_count(struct request *r, unsigned status);
 /* An empty answer (204). */
 enum MHD_Result answer_empty(struct request *r, unsigned status);
 /* Writes r->problem straight to the socket: the library can't answer in the middle of an upload.

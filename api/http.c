@@ -21,6 +21,7 @@
 #include "api/inspect.h"
 #include "api/park.h"
 #include "api/routes.h"
+#include "server/metrics.h"
 
 enum {
     BACKLOG = 1024,
@@ -201,6 +202,7 @@ static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *
     r->api = arg;
     r->conn = conn;
     r->raw = uri;
+    r->began_us = now_us();
     r->target_len = strlen(uri);
     r->target = malloc(r->target_len + 1);
     if (!r->target) {
@@ -308,6 +310,8 @@ static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
     *context = NULL;
     if (slot_of(conn)->pending == r) /* some errors of the library's own come here without a call */
         slot_of(conn)->pending = NULL;
+    if (r->status != 0)
+        metric_observe_us(METRIC_API_TIME, routes_number(r), now_us() - r->began_us);
     if (r->linger) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(
             conn, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -489,6 +493,7 @@ int api_start(struct api **out, const struct config *cfg, struct engine *engine,
     api->listen_fd = listen_fd;
     api->check_layout = strcmp(MHD_get_version(), "0.9.75") == 0;
     inspect_init(api);
+    routes_label();
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &old);
     rc = park_start(api);

@@ -42,6 +42,8 @@ struct request {
     struct query query;
     char id[STORE_BATCH_ID_SIZE]; /* {id} of the path */
     uint64_t index;               /* {index} */
+    int64_t began_us;             /* monotonic: its first line was read */
+    unsigned status;              /* of the answer; 0: none yet */
     bool begun;
     bool head;      /* HEAD: like GET, but libmicrohttpd sends no body */
     bool options;   /* OPTIONS */

@@ -144,18 +144,23 @@ static void write_if(struct jw *w, const char *key, const char *value)
     jw_str(w, value);
 }
 
+void problem_begin(struct jw *w, enum problem_type t, const char *detail)
+{
+    char type[64];
+    snprintf(type, sizeof(type), "/problems/%s", types[t].name);
+    jw_object(w);
+    write_if(w, "type", type);
+    write_if(w, "title", types[t].title);
+    jw_key(w, "status");
+    jw_i64(w, types[t].status);
+    write_if(w, "detail", detail);
+}
+
 int problem_write(const struct problem *p, struct buf *b)
 {
     struct jw w;
-    char type[64];
-    snprintf(type, sizeof(type), "/problems/%s", types[p->type].name);
     jw_init(&w, b);
-    jw_object(&w);
-    write_if(&w, "type", type);
-    write_if(&w, "title", types[p->type].title);
-    jw_key(&w, "status");
-    jw_i64(&w, p->status);
-    write_if(&w, "detail", p->detail);
+    problem_begin(&w, p->type, p->detail);
     if (p->n_errors > 0) {
         jw_key(&w, "errors");
         jw_array(&w);

@@ -27,6 +27,7 @@
     X(PROBLEM_INTERNAL, "internal", 500, "Internal error")                                     \
     X(PROBLEM_BUSY, "busy", 503, "Busy")                                                       \
     X(PROBLEM_STORAGE, "storage", 503, "Storage failure")                                      \
+    X(PROBLEM_NOT_READY, "not-ready", 503, "Not ready")                                        \
     X(PROBLEM_DISK_FULL, "disk-full", 507, "Disk full")
 
 enum problem_type {
@@ -74,6 +75,9 @@ void problem_fini(struct problem *p); /* frees and zeroes; zeroed is fine */
 
 const char *problem_name(enum problem_type type); /* "invalid-field" */
 int problem_status(enum problem_type type);
+struct jw;
+/* Begins the object and writes what all have, for a caller who adds members of its own. */
+void problem_begin(struct jw *w, enum problem_type t, const char *detail);
 /* Appends {"type","title","status","detail","errors"?}. Bytes that are not UTF-8 become U+FFFD.
  * Returns 0, E_LIMIT or E_NOMEM. */
 int problem_write(const struct problem *p, struct buf *b) MUSTCHECK;

@@ -10,16 +10,8 @@
 #include "api/ingest.h"
 #include "api/openapi_data.h"
 #include "api/results.h"
-
-static enum MHD_Result get_healthz(struct request *r)
-{
-    static char text[] = "{\"status\":\"ok\"}";
-    struct MHD_Response *resp = MHD_create_response_from_buffer(sizeof(text) - 1, text,
-                                                                MHD_RESPMEM_PERSISTENT);
-
-    answer_header(resp, "Content-Type", "application/json");
-    return answer_send(r, 200, resp, NULL);
-}
+#include "api/service.h"
+#include "server/metrics.h"
 
 static enum MHD_Result embedded(struct request *r, const unsigned char *p, size_t len,
                                 const char *type)
@@ -57,10 +49,33 @@ static const struct route routes[] = {
     {"GET", "/v1/batches/{id}/results", results_list, results_params, 0},
     {"GET", "/v1/batches/{id}/results/{index}", results_get, result_params, 0},
     {"GET", "/v1/batches/{id}/results/{index}/body", results_body, NULL, 0},
-    {"GET", "/healthz", get_healthz, NULL, 0},
+    {"GET", "/healthz", service_healthz, NULL, 0},
+    {"GET", "/readyz", service_readyz, NULL, 0},
+    {"GET", "/metrics", service_metrics, NULL, 0},
     {"GET", "/openapi.yaml", get_openapi_yaml, NULL, 0},
     {"GET", "/openapi.json", get_openapi_json, NULL, 0},
 };
+
+void routes_label(void)
+{
+    static char text[METRIC_SET_ROUTE_SIZE][96];
+    unsigned last = METRIC_SET_ROUTE_SIZE - 1;
+
+    _Static_assert(ARRAY_LEN(routes) < METRIC_SET_ROUTE_SIZE, "each route has its series");
+    for (size_t i = 0; i < ARRAY_LEN(routes); i++) {
+        (void)snprintf(text[i], sizeof(text[i]), "method=\"%s\",route=\"%s\"", routes[i].method,
+                       routes[i].path);
+        metric_route_labels[i] = text[i];
+    }
+    metric_route_labels[last] = "method=\"other\",route=\"other\"";
+}
+
+unsigned routes_number(const struct request *r)
+{
+    bool known = r->route && !r->options && r->problem.type != PROBLEM_METHOD_NOT_ALLOWED;
+
+    return known ? (unsigned)(r->route - routes) : METRIC_SET_ROUTE_SIZE - 1;
+}
 
 enum MHD_Result routes_options(struct request *r)
 {

@@ -27,6 +27,11 @@ int routes_find(struct request *r, const char *method) MUSTCHECK;
 /* The methods of this route's path: "GET, HEAD, DELETE, OPTIONS". NULL: of the whole service. */
 void routes_allow(const struct route *route, char *out, size_t size);
 
+/* Names the routes to the metrics, before the first request. */
+void routes_label(void);
+/* The label of the metrics that a request counts under. */
+unsigned routes_number(const struct request *r);
+
 /* Answers an OPTIONS request. */
 enum MHD_Result routes_options(struct request *r);
 

@@ -12,6 +12,7 @@
 #include "server/config.h"
 #include "server/engine.h"
 #include "server/fetch.h"
+#include "server/health.h"
 #include "server/tls.h"
 #include "storage/store.h"
 
@@ -54,6 +55,7 @@ static int serve(const struct config *cfg, const sigset_t *signals)
     struct api *api = NULL;
     int status = EXIT_START, sig = 0;
     int fd = -1;
+    health_set(HEALTH_STARTING, NULL);
     int rc = api_listen(cfg, &fd, why, sizeof(why));
     if (rc == 0)
         rc = engine_start(&engine, cfg, why, sizeof(why));
@@ -65,6 +67,7 @@ static int serve(const struct config *cfg, const sigset_t *signals)
         fprintf(stderr, "batchfetch: cannot start: %s\n", why);
         goto out;
     }
+    health_clear(HEALTH_STARTING);
     greet(cfg, api_port(api));
     if (sigwait(signals, &sig) == 0)
         log_line(LOG_INFO, "main", "%s: stopping", strsignal(sig));
