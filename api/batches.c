@@ -1,4 +1,4 @@
-/* The batch, the list of batches, cancel and delete. api thread; the engine's callbacks at the
+/* The batch, the list of batches, cancel, pause, resume and delete. api thread; the engine's callbacks at the
  * keeper only note the outcome and wake the request. */
 #include "api/batches.h"
 
@@ -154,24 +154,44 @@ static bool call_engine(struct request *r,
     return park_suspend(r);
 }
 
-enum MHD_Result batches_cancel(struct request *r)
+/* Answers with the batch as it is afterwards. */
+static enum MHD_Result steer(struct request *r,
+                             void (*call)(struct engine *, const char *, engine_done_fn *, void *),
+                             unsigned status, const char *conflict, const char *doing)
 {
     struct batch_view v = {0};
     enum MHD_Result ok;
     int rc;
 
-    if (call_engine(r, engine_cancel))
+    if (call_engine(r, call))
         return MHD_YES;
     if (r->rc == E_CONFLICT)
-        return answer_fail(r, PROBLEM_CONFLICT, "the batch has ended already");
+        return answer_fail(r, PROBLEM_CONFLICT, "%s", conflict);
     rc = r->rc != 0 ? r->rc : engine_batch(r->api->engine, r->api->store, r->id, &v);
     if (rc != 0) {
-        request_fail(r, rc, "cancelling a batch");
+        request_fail(r, rc, doing);
         return answer_problem(r);
     }
-    ok = answer_send(r, 202, view_batch_response(&v), NULL);
+    ok = answer_send(r, status, view_batch_response(&v), NULL);
     batch_view_fini(&v);
     return ok;
+}
+
+enum MHD_Result batches_cancel(struct request *r)
+{
+    return steer(r, engine_cancel, 202, "the batch has ended already", "cancelling a batch");
+}
+
+enum MHD_Result batches_pause(struct request *r)
+{
+    return steer(r, engine_pause, 200, "the batch has ended already, or is being cancelled",
+                 "pausing a batch");
+}
+
+enum MHD_Result batches_resume(struct request *r)
+{
+    return steer(r, engine_resume, 200, "the batch has ended already, or is being cancelled",
+                 "resuming a batch");
 }
 
 enum MHD_Result batches_delete(struct request *r)
@@ -217,7 +237,7 @@ static bool parse_status(struct list *l, const char *text)
     } names[] = {
         {"queued", 1u << BATCH_OPEN},           {"in_progress", 1u << BATCH_OPEN},
         {"cancelling", 1u << BATCH_CANCELLING}, {"completed", 1u << BATCH_COMPLETED},
-        {"cancelled", 1u << BATCH_CANCELLED},
+        {"cancelled", 1u << BATCH_CANCELLED},   {"paused", 1u << BATCH_PAUSED},
     };
 
     for (size_t i = 0; i < ARRAY_LEN(names); i++)
@@ -310,7 +330,7 @@ enum MHD_Result batches_list(struct request *r)
     if (status && !parse_status(l, status)) {
         free(l);
         return bad_parameter(r, "status",
-                             "must be one of queued, in_progress, cancelling, "
+                             "must be one of queued, in_progress, paused, cancelling, "
                              "completed, cancelled");
     }
     buf_init(&b, LIST_JSON_MAX);

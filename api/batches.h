@@ -7,6 +7,8 @@
 enum MHD_Result batches_list(struct request *r);
 enum MHD_Result batches_get(struct request *r);
 enum MHD_Result batches_cancel(struct request *r);
+enum MHD_Result batches_pause(struct request *r);
+enum MHD_Result batches_resume(struct request *r);
 enum MHD_Result batches_delete(struct request *r);
 
 /* A bad query parameter: sets r->problem and answers 422. */

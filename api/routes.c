@@ -46,6 +46,8 @@ static const struct route routes[] = {
     {"GET", "/v1/batches/{id}", batches_get, batch_params, 0},
     {"DELETE", "/v1/batches/{id}", batches_delete, NULL, 0},
     {"POST", "/v1/batches/{id}/cancel", batches_cancel, NULL, 0},
+    {"POST", "/v1/batches/{id}/pause", batches_pause, NULL, 0},
+    {"POST", "/v1/batches/{id}/resume", batches_resume, NULL, 0},
     {"GET", "/v1/batches/{id}/results", results_list, results_params, 0},
     {"GET", "/v1/batches/{id}/results/{index}", results_get, result_params, 0},
     {"GET", "/v1/batches/{id}/results/{index}/body", results_body, NULL, 0},

@@ -127,7 +127,7 @@ void view_batch(struct jw *w, const struct batch_view *v)
     jw_key(w, "rate_per_s");
     jw_fixed(w, running ? v->rate_per_s : 0.0, 3);
     jw_key(w, "eta_s");
-    if (running && v->rate_per_s > 0 && b->total >= done)
+    if (running && b->state != BATCH_PAUSED && v->rate_per_s > 0 && b->total >= done)
         jw_fixed(w, (double)(b->total - done) / v->rate_per_s, 3);
     else
         jw_null(w);

@@ -259,7 +259,7 @@ void engine_overlay(struct engine *e, struct store *reader, struct batch *b, str
         own.bytes_received = out->b.bytes_received;
         own.started_ms = out->b.started_ms;
         own.ended_ms = out->b.ended_ms;
-    } else if (own.state == BATCH_OPEN || own.state == BATCH_CANCELLING) {
+    } else if (own.state != BATCH_COMPLETED && own.state != BATCH_CANCELLED) {
         /* It ended after it was read, and before it was looked for: read it once more. */
         struct batch ended;
         if (store_find(reader, own.id, &ended) == 0) {
@@ -272,12 +272,13 @@ void engine_overlay(struct engine *e, struct store *reader, struct batch *b, str
     out->b = own;
 }
 
-static void steer(struct engine *e, const char *id, bool remove, engine_done_fn *fn, void *arg)
+static void steer(struct engine *e, const char *id, enum steer_verb verb, engine_done_fn *fn,
+                  void *arg)
 {
     struct msg_steer *m = xcalloc(1, sizeof(*m));
     m->m.type = KEEPER_STEER;
     snprintf(m->id, sizeof(m->id), "%s", id);
-    m->remove = remove;
+    m->verb = verb;
     m->fn = fn;
     m->arg = arg;
     inbox_put(&e->inbox, &m->m);
@@ -285,10 +286,20 @@ static void steer(struct engine *e, const char *id, bool remove, engine_done_fn 
 
 void engine_cancel(struct engine *e, const char *id, engine_done_fn *fn, void *arg)
 {
-    steer(e, id, false, fn, arg);
+    steer(e, id, STEER_CANCEL, fn, arg);
 }
 
 void engine_delete(struct engine *e, const char *id, engine_done_fn *fn, void *arg)
 {
-    steer(e, id, true, fn, arg);
+    steer(e, id, STEER_DELETE, fn, arg);
+}
+
+void engine_pause(struct engine *e, const char *id, engine_done_fn *fn, void *arg)
+{
+    steer(e, id, STEER_PAUSE, fn, arg);
+}
+
+void engine_resume(struct engine *e, const char *id, engine_done_fn *fn, void *arg)
+{
+    steer(e, id, STEER_RESUME, fn, arg);
 }

@@ -99,6 +99,11 @@ void engine_overlay(struct engine *e, struct store *reader, struct batch *b,
 typedef void engine_done_fn(void *arg, int rc);
 /* After done the batch is CANCELLING (or CANCELLED): nothing of it is started any more. */
 void engine_cancel(struct engine *e, const char *id, engine_done_fn *fn, void *arg);
+/* After done no further request of the batch is begun, over restarts too, until it is resumed; what
+ * is under way ends, with its redirects. Pausing or resuming twice is fine. E_CONFLICT also while it
+ * is being cancelled. */
+void engine_pause(struct engine *e, const char *id, engine_done_fn *fn, void *arg);
+void engine_resume(struct engine *e, const char *id, engine_done_fn *fn, void *arg);
 /* After done the batch is gone for every reader, durably; its rows go in the background. */
 void engine_delete(struct engine *e, const char *id, engine_done_fn *fn, void *arg);
 

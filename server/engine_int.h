@@ -1,6 +1,6 @@
 /* The engine from within: what the keeper, the fetchers and the facade share. Not for api/.
  *
- * Threads: the keeper runs keeper*.c, feeder.c and waiting.c and is the only one to touch engine.store; each
+ * Threads: the keeper runs keeper*.c, feeder.c, waiting.c and pause.c and is the only one to touch engine.store; each
  * fetcher runs fetch*.c and sched.c; the api thread calls engine.h (engine.c, upload.c). They
  * talk by messages (inbox.h); what is shared beside that is marked below. */
 #ifndef SERVER_ENGINE_INT_H
@@ -42,6 +42,7 @@ struct live {
 
     _Atomic bool stopped;        /* cancelled or deleted: nothing more is started */
     _Atomic bool deleted;        /* results are dropped too */
+    _Atomic bool paused;         /* no further request of it is begun */
     _Atomic uint64_t in_flight;  /* started, result not stored */
     _Atomic uint64_t retry_wait; /* failed, and not yet handed out for another attempt */
     _Atomic int64_t started_ms;
@@ -54,12 +55,15 @@ struct live {
 
     /* The keeper's alone. */
     struct live *all_prev, *all_next;
-    uint64_t next_n;           /* completion number of the next result */
-    uint64_t done;             /* results stored */
-    uint64_t held;             /* … and those that wait for the next group */
-    uint8_t *done_bits;        /* which indexes have one */
-    bool recovered;            /* taken up after a restart: pages may hold finished requests */
-    struct page_map *feed;     /* feeder.c */
+    uint64_t next_n;        /* completion number of the next result */
+    uint64_t done;          /* results stored */
+    uint64_t held;          /* … and those that wait for the next group */
+    uint8_t *done_bits;     /* which indexes have one */
+    bool recovered;         /* taken up again: pages may hold requests that were begun */
+    struct page_map *feed;  /* feeder.c; NULL: paused */
+    struct flight *flights; /* pause.c: what was under way when it was paused, and still is */
+    unsigned halting;       /* rounds to the fetchers that are not back */
+    bool resuming, settled;
     struct waiting *waiting;   /* waiting.c; NULL: none failed so far */
     uint64_t outstanding;      /* requests handed to fetchers, not done */
     struct msg *parked;        /* wants that wait until outstanding is lower */
@@ -87,8 +91,9 @@ enum msg_type {
     KEEPER_ABORT,   /* struct msg_abort */
     KEEPER_RESULTS, /* struct msg_results */
     KEEPER_WANT,    /* struct msg_want */
-    KEEPER_STEER,   /* struct msg_steer: cancel or delete */
+    KEEPER_STEER,   /* struct msg_steer: cancel, delete, pause or resume */
     KEEPER_STEERED, /* the same, back from the fetchers */
+    KEEPER_FLYING,  /* struct msg_flying: before that, of a paused batch */
     KEEPER_STOP,    /* struct msg */
     FETCH_PAGE,     /* struct msg_page */
     FETCH_AGAIN,    /* struct msg_page: a struct again before each record */
@@ -175,21 +180,36 @@ struct msg_page {
     char data[];
 };
 
-/* Cancel or delete: goes to the keeper, then (FETCH_DROP) to every fetcher, then back. */
+enum steer_verb { STEER_CANCEL, STEER_DELETE, STEER_PAUSE, STEER_RESUME };
+
+/* Goes to the keeper, then (FETCH_DROP, but for resume) to every fetcher, then back. */
 struct msg_steer {
     struct msg m;
     char id[STORE_BATCH_ID_SIZE];
-    bool remove; /* delete */
+    enum steer_verb verb;
     engine_done_fn *fn;
     void *arg;
     int rc;
     struct live *live; /* a reference, once found */
+    bool halted;       /* it is one of live.halting */
     int64_t no;        /* of the batch, once found */
     _Atomic int left;  /* fetchers that have not dropped it yet */
     struct msg_drop {
         struct msg m;
         struct msg_steer *steer;
     } drops[FETCHERS_MAX];
+};
+
+/* What a fetcher has left of a batch that is being paused. */
+struct msg_flying {
+    struct msg m;
+    struct live *live; /* a reference */
+    uint64_t dropped;  /* requests that it had not begun, and forgot */
+    size_t n;
+    struct {
+        uint64_t index, lane;
+        bool handed; /* by waiting.c */
+    } v[];           /* those that it goes on with */
 };
 
 struct upload {

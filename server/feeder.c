@@ -10,6 +10,7 @@
 
 #include "server/engine_int.h"
 #include "server/fetch.h"
+#include "server/pause.h"
 #include "server/waiting.h"
 
 enum {
@@ -106,8 +107,8 @@ static bool page_sent(const struct page_map *f, uint32_t no)
     return (f->sent[no / 8] >> (no % 8)) & 1;
 }
 
-/* Copies the records of requests that are still to be begun: after a restart others of the page
- * have their result or wait for another attempt. */
+/* Copies the records of requests that are still to be begun: after a restart, or a pause, others of
+ * the page have their result, wait for another attempt, or are under way. */
 static int copy_pending(struct live *l, const struct page *p, struct msg_page *m)
 {
     if (!l->recovered) {
@@ -123,7 +124,8 @@ static int copy_pending(struct live *l, const struct page *p, struct msg_page *m
         int rc = item_decode(p->data, p->len, &pos, &it);
         if (rc != 0 || it.index >= l->b.total)
             return E_CORRUPT;
-        if (((l->done_bits[it.index / 8] >> (it.index % 8)) & 1) || waiting_has(l, it.index))
+        if (((l->done_bits[it.index / 8] >> (it.index % 8)) & 1) || waiting_has(l, it.index) ||
+            pause_flies(l, it.index))
             continue;
         memcpy(m->data + m->len, (const char *)p->data + from, pos - from);
         m->len += pos - from;

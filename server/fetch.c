@@ -265,10 +265,61 @@ static void drop(struct fetcher *f, const struct live *live)
     }
 }
 
+/* Tells the keeper which requests of a paused batch are under way here. */
+static void report(struct fetcher *f, struct live *live, const struct transfer *only,
+                   uint64_t forgotten)
+{
+    size_t n = 0;
+    for (struct transfer *t = f->transfers; only == NULL && t != NULL; t = t->next)
+        n += t->live == live;
+    struct msg_flying *m = xcalloc(1, sizeof(*m) + (n + 1) * sizeof(m->v[0]));
+    m->m.type = KEEPER_FLYING;
+    m->live = live;
+    live_ref(live);
+    m->dropped = forgotten;
+    for (const struct transfer *t = only != NULL ? only : f->transfers; t != NULL; t = t->next) {
+        if (t->live == live) {
+            m->v[m->n].index = t->item.index;
+            m->v[m->n].lane = t->home;
+            m->v[m->n++].handed = t->handed;
+        }
+        if (t == only)
+            break;
+    }
+    inbox_put(&f->e->inbox, &m->m);
+}
+
+/* Forgets what is not begun of a batch that is paused. Hops of what is under way go on. */
+static void halt(struct fetcher *f, struct live *live)
+{
+    struct fbatch *b;
+    uint64_t forgotten = 0;
+    HASH_FIND_PTR(f->batches, &live, b);
+    for (struct lane *l = b != NULL ? b->lanes : NULL, *next; l != NULL; l = next) {
+        next = l->next; /* releasing the last lane frees b */
+        uint32_t hops = l->s.queued - l->in_pages;
+        forgotten += l->in_pages;
+        f->in_pages -= l->in_pages;
+        l->in_pages = 0;
+        free_pages(&l->pages, &l->pages_tail);
+        free_pages(&l->again, &l->again_tail);
+        sched_drop_queued(&f->sched, &l->s);
+        if (hops > 0)
+            sched_queue(&f->sched, &l->s, hops);
+        l->last = true;
+        l->asked = false;
+        lane_release(f, l);
+    }
+    report(f, live, NULL, forgotten);
+}
+
 static void dropped(struct fetcher *f, struct msg_drop *m)
 {
     struct msg_steer *s = m->steer;
-    drop(f, s->live);
+    if (s->verb == STEER_PAUSE)
+        halt(f, s->live);
+    else
+        drop(f, s->live);
     out_flush(f); /* what it had finished before reaches the keeper before the answer does */
     if (atomic_fetch_sub(&s->left, 1) == 1) {
         s->m.type = KEEPER_STEERED;
@@ -283,7 +334,13 @@ static void take_messages(struct fetcher *f)
         switch ((enum msg_type)m->type) {
         case FETCH_PAGE: take_page(f, (struct msg_page *)m); break;
         case FETCH_AGAIN: take_again(f, (struct msg_page *)m); break;
-        case FETCH_HOP: arrive(f, (struct transfer *)m); break;
+        case FETCH_HOP: {
+            struct transfer *t = (struct transfer *)m;
+            if (atomic_load(&t->live->paused)) /* it may have been in no fetcher when they told */
+                report(f, t->live, t, 0);
+            arrive(f, t);
+            break;
+        }
         case FETCH_DROP: dropped(f, (struct msg_drop *)m); break;
         case FETCH_STOP:
             f->draining = true;

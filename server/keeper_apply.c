@@ -165,8 +165,19 @@ static int steer_live(struct keeper *k, struct msg_steer *m, struct live *l)
         m->rc = E_NOTFOUND;
         return 0;
     }
+    static const enum batch_state states[] = {
+        [STEER_CANCEL] = BATCH_CANCELLING,
+        [STEER_DELETE] = BATCH_DELETED,
+        [STEER_PAUSE] = BATCH_PAUSED,
+        [STEER_RESUME] = BATCH_OPEN,
+    };
+    int state = l->group_state >= 0 ? l->group_state : (int)l->b.state;
+    if (state == BATCH_CANCELLING && (m->verb == STEER_PAUSE || m->verb == STEER_RESUME)) {
+        m->rc = E_CONFLICT;
+        return 0;
+    }
     touch(k, l);
-    l->group_state = m->remove ? BATCH_DELETED : BATCH_CANCELLING;
+    l->group_state = (int)states[m->verb];
     m->no = l->b.no;
     return 0;
 }
@@ -178,7 +189,7 @@ static int steer_ended(struct keeper *k, struct msg_steer *m)
     if (m->rc != 0)
         return m->rc == E_NOTFOUND ? 0 : m->rc;
     int rc = 0;
-    if (m->remove) {
+    if (m->verb == STEER_DELETE) {
         m->no = b.no;
         b.state = BATCH_DELETED;
         rc = store_update_batch(k->e->store, &b);

@@ -6,6 +6,7 @@
 
 #include "server/fetch.h"
 #include "server/keeper_int.h"
+#include "server/pause.h"
 #include "server/waiting.h"
 
 enum {
@@ -42,6 +43,7 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
         struct live *l = d->live;
         if (d->handed)
             waiting_back(l, d);
+        pause_landed(l, d->r.index);
         if (stored && !d->skip && d->again)
             waiting_added(l, d);
         else if (stored && !d->skip)
@@ -173,20 +175,29 @@ static void finish_steer(struct keeper *k, struct msg_steer *m, int rc)
     struct live *l = m->live;
     if (rc != 0) /* E_NOTFOUND may have been by another message of the group */
         m->rc = rc;
-    if (m->rc != 0 || (l == NULL && !m->remove)) {
+    bool removes = m->verb == STEER_DELETE;
+    if (m->rc != 0 || (l == NULL && !removes)) {
         keeper_steered(k, m);
         return;
     }
-    if (m->remove)
+    if (removes)
         keeper_remove_later(k, m->no, false);
     if (l == NULL || l->all_next == NULL) { /* not live, or ended in this very group */
-        if (m->remove)
+        if (removes)
             tell_end(e, m->id);
         keeper_steered(k, m);
         return;
     }
-    atomic_store(&l->stopped, true);
-    if (m->remove) {
+    if (m->verb == STEER_RESUME) {
+        pause_end(l);
+        keeper_steered(k, m);
+        return;
+    }
+    if (m->verb == STEER_PAUSE)
+        pause_begin(l);
+    else
+        atomic_store(&l->stopped, true);
+    if (removes) {
         atomic_store(&l->deleted, true);
         pthread_mutex_lock(&e->mutex);
         engine_remove(e, l);
@@ -194,12 +205,13 @@ static void finish_steer(struct keeper *k, struct msg_steer *m, int rc)
         keeper_forget(k, l);
         tell_end(e, l->b.id);
         live_unref(l); /* the table's; m has its own */
-    } else if (!l->clearing) {
+    } else if (m->verb == STEER_CANCEL && !l->clearing) {
         l->clearing = true;
         l->cancel_page = -1;
         l->cancel_next = k->cancelling;
         k->cancelling = l;
     }
+    m->halted = m->verb == STEER_PAUSE;
     /* Answered when every fetcher has dropped it: nothing is started after the answer. */
     atomic_store(&m->left, (int)e->n_fetchers);
     for (unsigned i = 0; i < e->n_fetchers; i++) {
@@ -213,8 +225,10 @@ void keeper_steered(struct keeper *k, struct msg_steer *m)
 {
     (void)k;
     m->fn(m->arg, m->rc);
-    if (m->live != NULL)
+    if (m->live != NULL) {
+        m->live->halting -= m->halted;
         live_unref(m->live);
+    }
     free(m);
 }
 
@@ -273,6 +287,7 @@ void keeper_finish(struct keeper *k, struct msg *m, int rc)
     case KEEPER_WANT: serve_want(k, (struct msg_want *)m); break;
     case KEEPER_STEER: finish_steer(k, (struct msg_steer *)m, rc); break;
     case KEEPER_STEERED: keeper_steered(k, (struct msg_steer *)m); break;
+    case KEEPER_FLYING: pause_report((struct msg_flying *)m); break;
     case KEEPER_STOP:
         k->stop = true;
         free(m);
@@ -299,7 +314,9 @@ void keeper_feed(struct keeper *k)
     for (struct live *l = k->all.all_next; l != &k->all; l = l->all_next) {
         if (l->parked != NULL && l->outstanding <= most)
             serve_parked(k, l);
-        if (atomic_load(&l->stopped))
+        if (atomic_load(&l->paused))
+            pause_turn(k, l);
+        if (atomic_load(&l->stopped) || atomic_load(&l->paused))
             continue;
         int rc = waiting_feed(k, l, most);
         if (rc == 0 && l->outstanding * 4 <= most * 3)

@@ -7,6 +7,7 @@
 #include "server/engine_int.h"
 #include "server/fetch.h"
 #include "server/keeper_int.h"
+#include "server/pause.h"
 #include "server/policy.h"
 #include "server/waiting.h"
 
@@ -22,6 +23,7 @@ void live_unref(struct live *l)
     if (atomic_fetch_sub(&l->refs, 1) != 1)
         return;
     waiting_free(l);
+    pause_free(l);
     batch_fini(&l->b);
     free(l->done_bits);
     free(l);
@@ -141,6 +143,8 @@ static int recover_one(struct keeper *k, struct batch *b)
     rc = waiting_recover(k, l);
     if (rc != 0)
         return rc;
+    if (b->state == BATCH_PAUSED)
+        pause_recover(l);
     if (b->state == BATCH_CANCELLING) {
         atomic_store(&l->stopped, true);
         l->clearing = true;
@@ -316,6 +320,10 @@ static void drop_message(struct keeper *k, struct msg *m)
     }
     case KEEPER_WANT:
         live_unref(((struct msg_want *)m)->live);
+        free(m);
+        break;
+    case KEEPER_FLYING:
+        live_unref(((struct msg_flying *)m)->live);
         free(m);
         break;
     case KEEPER_PAGES: {

@@ -6,6 +6,7 @@
 #include <uthash.h>
 
 #include "server/fetch.h"
+#include "server/pause.h"
 
 enum {
     CHUNK = 256,            /* attempts read at once */
@@ -128,17 +129,49 @@ static void start_over(struct waiting *w)
     w->next_ms = INT64_MIN;
 }
 
-void waiting_free(struct live *l)
+static void free_lanes(struct waiting *w)
 {
-    struct waiting *w = l->waiting;
-    if (w == NULL)
-        return;
     struct wait_lane *p, *tmp;
     HASH_ITER(hh, w->lanes, p, tmp)
     {
         HASH_DEL(w->lanes, p);
         free(p);
     }
+}
+
+static void count_out(void *arg, uint64_t lane)
+{
+    struct waiting *w = arg;
+    lane_get(w, lane)->out++;
+    w->out++;
+}
+
+void waiting_halted(struct live *l)
+{
+    struct waiting *w = l->waiting;
+    if (w == NULL)
+        return;
+    start_over(w);
+    free_lanes(w);
+    w->out = 0;
+    pause_each_handed(l, count_out, w);
+    for (uint64_t byte = 0; byte <= l->b.total / 8; byte++) {
+        uint8_t out = (uint8_t)(w->known[byte] & ~w->here[byte] & ~l->done_bits[byte]);
+        for (unsigned i = 0; out >> i != 0; i++) {
+            if (!((out >> i) & 1) || pause_flies(l, byte * 8 + i))
+                continue;
+            set_bit(w->here, byte * 8 + i, true);
+            atomic_fetch_add(&l->retry_wait, 1);
+        }
+    }
+}
+
+void waiting_free(struct live *l)
+{
+    struct waiting *w = l->waiting;
+    if (w == NULL)
+        return;
+    free_lanes(w);
     free(w->known);
     free(w->here);
     free(w);

@@ -29,6 +29,9 @@ int waiting_recover(struct keeper *k, struct live *l) MUSTCHECK;
 int waiting_feed(struct keeper *k, struct live *l, uint64_t window) MUSTCHECK;
 /* When to call it again (monotonic), if nothing else happens; INT64_MAX: never. */
 int64_t waiting_wake(const struct keeper *k, const struct live *l, uint64_t window);
+/* The batch is paused, and but for its flights (pause.h) nothing of it is with the fetchers any
+ * more: what had been handed out waits here again. */
+void waiting_halted(struct live *l);
 void waiting_free(struct live *l);
 
 #endif

@@ -526,7 +526,12 @@ def test_whatever_is_asked_the_answer_is_documented(service, origin, exchanges):
                 service.request(method, path, headers=headers)
         for method in ("OPTIONS", "PUT", "PATCH", "BREW"):
             service.request(method, path)
-    service.post(f"/v1/batches/{done}/cancel").expect(409)
+    for verb in ("cancel", "pause", "resume"):
+        service.post(f"/v1/batches/{done}/{verb}").expect(409)
+    for verb in ("pause", "resume"):
+        service.post(f"/v1/batches/{slow}/{verb}?x=1").expect(422)
+        service.post(f"/v1/batches/{slow}/{verb}", b"x" * 65537).expect(413)
+        service.post(f"/v1/batches/{slow}/{verb}").expect(200)
     service.post(f"/v1/batches/{slow}/cancel?x=1").expect(422)
     service.post(f"/v1/batches/{slow}/cancel", b"x" * 65537).expect(413)
     service.post(f"/v1/batches/{slow}/cancel", b"x" * 65536).expect(202)
