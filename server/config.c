@@ -13,6 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "server/memory.h"
+
 const char batchfetch_version[] = "0.1.0";
 
 extern char **environ;
@@ -56,6 +58,8 @@ static const struct option options[] = {
      "directory of the database; made if it is not there"},
     {"max-connections", K_NUM32, AT(max_connections), 1, 1000000, "1024", "N",
      "API connections at once"},
+    {"memory-limit", K_SIZE, AT(memory_limit), MEMORY_LEAST, 1024 * 1024 * GIB, "auto", "SIZE|auto",
+     "memory that the process may take; auto: half of what the\nmachine and its cgroup have"},
     {"max-submission-bytes", K_SIZE, AT(max_submission_bytes), 1, 1024 * GIB, "2g", "SIZE",
      "largest body of one submission"},
     {"max-urls", K_NUM64, AT(max_urls), 1, 1000000000, "10000000", "N", "URLs in one batch"},

@@ -27,6 +27,7 @@ struct config {
     uint64_t max_submission_bytes; /* --max-submission-bytes; default 2 GiB */
     uint64_t max_urls;             /* --max-urls: per batch; default 10,000,000 */
     uint32_t max_connections;      /* --max-connections: API connections; default 1024 */
+    uint64_t memory_limit;         /* --memory-limit SIZE|auto: resident memory; 0 = auto */
     enum log_level log_level;      /* --log-level error|warn|info|debug; default info */
     bool check;                    /* --check: validate the configuration, print it, exit 0 */
     bool list_routes;              /* --list-routes: print "METHOD PATH" a line, exit 0 */

@@ -88,6 +88,20 @@ struct fetcher *engine_fetcher(const struct engine *e, uint64_t lane)
 
 /* ---- start and stop ---- */
 
+static unsigned cores(void)
+{
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof(set), &set) != 0)
+        return 1;
+    return (unsigned)CPU_COUNT(&set);
+}
+
+static unsigned count_fetchers(const struct config *cfg)
+{
+    unsigned n = cfg->fetchers != 0 ? cfg->fetchers : cores();
+    return n > FETCHERS_MAX ? FETCHERS_MAX : n;
+}
+
 /* As many transfers as there are descriptors for. Raises the soft limit to the hard one. *clients:
  * how many API connections were reckoned with. */
 static uint32_t share_descriptors(const struct config *cfg, unsigned fetchers, uint32_t *clients)
@@ -111,12 +125,48 @@ static uint32_t share_descriptors(const struct config *cfg, unsigned fetchers, u
     return (uint32_t)(limit - reserve < 1000000 ? limit - reserve : 1000000);
 }
 
-static unsigned cores(void)
+static void share_memory(struct memory_plan *p, const struct config *cfg, unsigned fetchers,
+                         uint32_t transfers, uint32_t clients, char *text, size_t size)
 {
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) != 0)
-        return 1;
-    return (unsigned)CPU_COUNT(&set);
+    struct memory_want want = {
+        .transfers = transfers, .connections = clients, .fetchers = fetchers};
+    memory_plan_make(p, memory_limit(cfg->memory_limit), &want);
+    memory_plan_text(p, text, size);
+}
+
+/* How much of everything there may be at once, by descriptors and memory. */
+static void share_out(struct engine *e, unsigned fetchers)
+{
+    const struct config *cfg = e->cfg;
+    char text[512];
+    uint32_t most = e->fd_budget = share_descriptors(cfg, fetchers, &e->max_clients);
+    uint32_t wanted = cfg->max_parallel != 0 && cfg->max_parallel < most ? cfg->max_parallel : most;
+    const struct memory_plan *p = &e->memory;
+    share_memory(&e->memory, cfg, fetchers, wanted, e->max_clients, text, sizeof(text));
+    log_line(LOG_INFO, "engine", "%s", text);
+    if (cfg->max_parallel > p->max_transfers)
+        log_line(LOG_WARN, "engine", "max-parallel %u is more than the %s limit allows: %u",
+                 cfg->max_parallel, p->max_transfers < most ? "memory" : "descriptor",
+                 p->max_transfers);
+    if (cfg->max_connections > p->max_connections)
+        log_line(LOG_WARN, "engine", "the %s limit allows %u API connections, not %u",
+                 p->max_connections < e->max_clients ? "memory" : "descriptor", p->max_connections,
+                 cfg->max_connections);
+    e->max_parallel = p->max_transfers;
+    e->max_clients = p->max_connections;
+    quota_init(&e->global, e->max_parallel);
+}
+
+void engine_print_memory(const struct config *cfg)
+{
+    struct memory_plan p;
+    char text[512];
+    unsigned n = count_fetchers(cfg);
+    uint32_t clients, most = share_descriptors(cfg, n, &clients);
+    if (cfg->max_parallel != 0 && cfg->max_parallel < most)
+        most = cfg->max_parallel;
+    share_memory(&p, cfg, n, most, clients, text, sizeof(text));
+    printf("# %s\n", text);
 }
 
 int engine_start(struct engine **out, const struct config *cfg, char *why, size_t why_size)
@@ -127,18 +177,8 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
     pthread_mutex_init(&e->mutex, NULL);
     pthread_mutex_init(&e->block_mutex, NULL);
     e->inbox.fd = -1;
-    unsigned n = cfg->fetchers != 0 ? cfg->fetchers : cores();
-    if (n > FETCHERS_MAX)
-        n = FETCHERS_MAX;
-    uint32_t most = e->fd_budget = share_descriptors(cfg, n, &e->max_clients);
-    e->max_parallel = cfg->max_parallel != 0 && cfg->max_parallel < most ? cfg->max_parallel : most;
-    if (cfg->max_parallel > most)
-        log_line(LOG_WARN, "engine", "max-parallel %u is more than the descriptor limit allows: %u",
-                 cfg->max_parallel, most);
-    if (e->max_clients < cfg->max_connections)
-        log_line(LOG_WARN, "engine", "the descriptor limit allows %u API connections, not %u",
-                 e->max_clients, cfg->max_connections);
-    quota_init(&e->global, e->max_parallel);
+    unsigned n = count_fetchers(cfg);
+    share_out(e, n);
 
     int rc = guard_init(&e->guard, cfg->allow_net, cfg->n_allow_net);
     if (rc != 0) {
@@ -181,6 +221,11 @@ out:
 uint32_t engine_max_clients(const struct engine *e)
 {
     return e->max_clients;
+}
+
+const struct memory_plan *engine_memory(const struct engine *e)
+{
+    return &e->memory;
 }
 
 void engine_stop(struct engine *e)

@@ -10,6 +10,7 @@
 #include "server/base.h"
 #include "server/config.h"
 #include "server/item.h"
+#include "server/memory.h"
 #include "storage/store.h"
 
 struct engine;
@@ -21,8 +22,12 @@ int engine_start(struct engine **out, const struct config *cfg, char *why,
 /* Stops accepting, ends the threads after a last commit, closes the store. What is in flight is
  * fetched again at the next start. NULL is fine. All uploads must have been released. */
 void engine_stop(struct engine *e);
-/* API connections that there are descriptors for: --max-connections, or fewer. */
+/* API connections that there are descriptors and memory for: --max-connections, or fewer. */
 uint32_t engine_max_clients(const struct engine *e);
+/* How memory is shared out; constant. */
+const struct memory_plan *engine_memory(const struct engine *e);
+/* The same for a configuration, as a comment line on stdout (--check). */
+void engine_print_memory(const struct config *cfg);
 
 /* keeper: a batch ended (COMPLETED, CANCELLED) or was deleted. Set once, before requests come;
  * fn NULL: no longer told. Every other callback below comes exactly once, whatever fails. */

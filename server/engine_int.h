@@ -11,15 +11,14 @@
 
 #include "server/engine.h"
 #include "server/inbox.h"
+#include "server/memory.h"
 #include "server/quota.h"
 
 enum {
     LIVE_BUCKETS = 1024,
     FETCHERS_MAX = 16,
-    RATE_SLOTS = 8,                   /* seconds that rate_per_s looks back on, and one */
-    UNWRITTEN_MAX = 64 * 1024 * 1024, /* bytes of results on their way to the disk: above this
-                                           nothing new is started */
-    UPLOADS_MAX = 1024,               /* uploads at once; little memory each until data comes */
+    RATE_SLOTS = 8,     /* seconds that rate_per_s looks back on, and one */
+    UPLOADS_MAX = 1024, /* uploads at once; little memory each until data comes */
 };
 
 /* Lane 0 holds the requests whose URL cannot be fetched. */
@@ -153,7 +152,7 @@ struct done {
 struct msg_results {
     struct msg m;
     struct done *first, **tail;
-    size_t bytes;       /* of memory that it stands for: counts against UNWRITTEN_MAX */
+    size_t bytes;       /* of memory that it stands for: counts in engine.unwritten */
     int64_t soonest_us; /* the first that is due again; INT64_MAX: none */
     bool held;          /* the keeper: its results are counted in live.held */
     size_t used, cap;
@@ -176,6 +175,7 @@ struct msg_page {
     uint32_t count; /* may be 0 with last */
     bool last;      /* there are no further pages of this lane */
     bool ask;       /* no further ones of it are on their way */
+    size_t cost;    /* what it counts for in engine.queued_bytes */
     size_t len;
     char data[];
 };
@@ -239,6 +239,7 @@ struct fetcher;
 
 struct engine {
     const struct config *cfg;
+    struct memory_plan memory; /* constant */
     uint32_t max_parallel;
     uint32_t max_clients;          /* API connections that descriptors are set aside for */
     uint32_t fd_budget;            /* descriptors for connections and spilled bodies */
@@ -254,7 +255,11 @@ struct engine {
     struct fetcher *fetchers[FETCHERS_MAX];
     unsigned n_fetchers, n_running;
     _Atomic bool stopping;
-    _Atomic int64_t unwritten; /* bytes */
+    _Atomic int64_t unwritten;    /* bytes; above memory.unwritten nothing new is started */
+    _Atomic int64_t queued;       /* requests with the fetchers; changed by the keeper */
+    _Atomic int64_t queued_bytes; /* pages with the fetchers, and large records of transfers */
+    _Atomic int64_t live_bytes;   /* unfinished batches, and what uploads will take of that */
+    _Atomic int32_t tls_open, tls_running; /* connections; transfers, connected or not */
     _Atomic uint32_t uploads;
 
     pthread_mutex_t block_mutex; /* spare blocks for results */
@@ -283,8 +288,9 @@ void keeper_stop(struct engine *e); /* after the fetchers have stopped */
 /* feeder.c, keeper thread */
 int feeder_open(struct engine *e, struct live *l) MUSTCHECK;
 void feeder_close(struct live *l);
-/* Hands out pages of lanes that were not seen yet, while the window has room. */
-int feeder_scan(struct engine *e, struct live *l, uint64_t window) MUSTCHECK;
+/* Hands out pages of lanes that were not seen yet, while there is room (budget.h). n_live: batches
+ * that share it. */
+int feeder_scan(struct engine *e, struct live *l, uint64_t n_live) MUSTCHECK;
 int feeder_want(struct engine *e, struct live *l, uint64_t lane, uint32_t want) MUSTCHECK;
 
 #endif

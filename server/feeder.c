@@ -8,13 +8,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/engine_int.h"
+#include "server/budget.h"
 #include "server/fetch.h"
 #include "server/pause.h"
 #include "server/waiting.h"
 
 enum {
-    HEADS = 256, /* page heads read ahead */
+    HEADS = 64, /* page heads read ahead */
+    FIRST_SLOTS = 8,
     WANT_MAX = 8192,
 };
 
@@ -29,7 +30,10 @@ struct page_map {
     uint8_t *sent; /* a bit for each page */
     int64_t scan;  /* pages up to this one have been scanned */
     bool scanned;  /* all of them */
-    struct page heads[HEADS];
+    struct head {
+        uint64_t lane;
+        uint32_t no;
+    } * heads; /* of HEADS; NULL before the first, and when all are scanned */
     size_t n_heads, head;
     struct lane_slot *slots;
     size_t cap, used;
@@ -86,7 +90,7 @@ int feeder_open(struct engine *e, struct live *l)
     struct page_map *f = xcalloc(1, sizeof(*f));
     f->sent = xcalloc(l->b.pages / 8 + 1, 1);
     f->scan = -1;
-    f->cap = 64;
+    f->cap = FIRST_SLOTS;
     f->slots = xcalloc(f->cap, sizeof(*f->slots));
     l->feed = f;
     return 0;
@@ -97,6 +101,7 @@ void feeder_close(struct live *l)
     if (l->feed == NULL)
         return;
     free(l->feed->sent);
+    free(l->feed->heads);
     free(l->feed->slots);
     free(l->feed);
     l->feed = NULL;
@@ -159,10 +164,10 @@ static int send_page(struct engine *e, struct live *l, const struct page *p, boo
     l->feed->sent[no / 8] |= (uint8_t)(1U << (no % 8));
     *n = m->count;
     if (m->count > 0) {
-        l->outstanding += m->count;
+        budget_sent(e, l, m->count);
         live_ref(l);
         m->live = l;
-        fetcher_put(engine_fetcher(e, m->lane), &m->m);
+        budget_send_page(e, m);
         m = NULL;
     }
 out:
@@ -172,7 +177,7 @@ out:
 
 /* Opens a lane with its page `head`. When nothing of that page is pending (after a restart), the
  * scan opens the lane at its next page. */
-static int open_lane(struct engine *e, struct live *l, const struct page *head)
+static int open_lane(struct engine *e, struct live *l, const struct head *head)
 {
     uint64_t lane = head->lane;
     uint32_t no = head->no, n = 0;
@@ -186,22 +191,41 @@ static int open_lane(struct engine *e, struct live *l, const struct page *head)
     return rc;
 }
 
-int feeder_scan(struct engine *e, struct live *l, uint64_t window)
+static int read_heads(struct engine *e, struct live *l)
 {
     struct page_map *f = l->feed;
-    while (!f->scanned && l->outstanding < window) {
+    struct page pages[HEADS];
+    f->head = f->n_heads = 0;
+    size_t n;
+    int rc = store_page_heads(e->store, l->b.no, f->scan, pages, HEADS, &n);
+    if (rc != 0)
+        return rc;
+    if (n == 0) {
+        f->scanned = true;
+        free(f->heads);
+        f->heads = NULL;
+        return 0;
+    }
+    if (f->heads == NULL)
+        f->heads = xcalloc(n, sizeof(*f->heads)); /* the first are the most */
+    for (size_t i = 0; i < n; i++)
+        f->heads[i] = (struct head){.lane = pages[i].lane, .no = pages[i].no};
+    f->n_heads = n;
+    f->scan = pages[n - 1].no;
+    return 0;
+}
+
+int feeder_scan(struct engine *e, struct live *l, uint64_t n_live)
+{
+    struct page_map *f = l->feed;
+    while (!f->scanned && l->outstanding < budget_window(e, n_live) && !budget_full(e)) {
         if (f->head == f->n_heads) {
-            f->head = 0;
-            int rc = store_page_heads(e->store, l->b.no, f->scan, f->heads, HEADS, &f->n_heads);
+            int rc = read_heads(e, l);
             if (rc != 0)
                 return rc;
-            if (f->n_heads == 0) {
-                f->scanned = true;
-                break;
-            }
-            f->scan = f->heads[f->n_heads - 1].no;
+            continue;
         }
-        const struct page *p = &f->heads[f->head++];
+        const struct head *p = &f->heads[f->head++];
         if (p->no >= l->b.pages)
             return E_CORRUPT;
         if (page_sent(f, p->no) || lane_find(f, p->lane) != NULL)

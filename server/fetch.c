@@ -11,6 +11,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#include "server/budget.h"
 #include "server/fetch_int.h"
 
 enum {
@@ -153,7 +154,7 @@ static void take_again(struct fetcher *f, struct msg_page *m)
     if (l != NULL)
         queue_page(f, l, m);
     else
-        free(m);
+        budget_free_page(f->e, m);
     live_unref(live);
 }
 
@@ -203,15 +204,15 @@ static void take_page(struct fetcher *f, struct msg_page *m)
     lane_release(f, l);
 out:
     live_unref(live);
-    free(m);
+    budget_free_page(f->e, m);
 }
 
-static void free_pages(struct page_in **list, struct page_in ***tail)
+static void free_pages(struct fetcher *f, struct page_in **list, struct page_in ***tail)
 {
     while (*list != NULL) {
         struct page_in *p = *list;
         *list = p->next;
-        free(p->m);
+        budget_free_page(f->e, p->m);
         free(p);
     }
     *tail = list;
@@ -220,8 +221,8 @@ static void free_pages(struct page_in **list, struct page_in ***tail)
 static void drop_pages(struct fetcher *f, struct lane *l)
 {
     f->in_pages -= l->in_pages;
-    free_pages(&l->pages, &l->pages_tail);
-    free_pages(&l->again, &l->again_tail);
+    free_pages(f, &l->pages, &l->pages_tail);
+    free_pages(f, &l->again, &l->again_tail);
     l->in_pages = 0;
     l->front = NULL; /* the transfers are in the fetcher's list */
     l->front_tail = &l->front;
@@ -301,8 +302,8 @@ static void halt(struct fetcher *f, struct live *live)
         forgotten += l->in_pages;
         f->in_pages -= l->in_pages;
         l->in_pages = 0;
-        free_pages(&l->pages, &l->pages_tail);
-        free_pages(&l->again, &l->again_tail);
+        free_pages(f, &l->pages, &l->pages_tail);
+        free_pages(f, &l->again, &l->again_tail);
         sched_drop_queued(&f->sched, &l->s);
         if (hops > 0)
             sched_queue(&f->sched, &l->s, hops);
@@ -371,7 +372,7 @@ static bool start_some(struct fetcher *f)
     sched_turn(&f->sched, f->now, atomic_exchange(&f->woken, false));
     take_forgotten(f);
     for (unsigned n = 0; n < STARTS_PER_TURN; n++) {
-        if (atomic_load(&f->e->unwritten) > UNWRITTEN_MAX)
+        if (atomic_load(&f->e->unwritten) > (int64_t)f->e->memory.unwritten)
             return false; /* the keeper wakes us */
         f->full = multi_full(f);
         if (f->full)
@@ -481,7 +482,7 @@ static void on_thread_end(struct fetcher *f)
         case FETCH_PAGE:
         case FETCH_AGAIN:
             live_unref(((struct msg_page *)m)->live);
-            free(m);
+            budget_free_page(f->e, (struct msg_page *)m);
             break;
         case FETCH_HOP: {
             struct transfer *t = (struct transfer *)m;
@@ -509,6 +510,7 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     f->epoll = f->inbox.fd = -1;
     buf_init(&f->scratch, SCRATCH_MAX);
     sched_init(&f->sched, &e->global, no);
+    f->sched.kept_max = e->memory.kept_max;
     ssize_t n = getrandom(&f->random, sizeof(f->random), 0);
     ASSERT(n == (ssize_t)sizeof(f->random));
     int rc = inbox_init(&f->inbox);
@@ -517,7 +519,7 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     if (rc == 0)
         rc = start_init(f);
     if (rc == 0) {
-        struct dns_options o = {.servers = e->cfg->dns_servers};
+        struct dns_options o = {.servers = e->cfg->dns_servers, .cache_max = e->memory.names_max};
         rc = dns_new(&f->dns, &o, multi_watch, f);
     }
     if (rc != 0) {

@@ -143,7 +143,8 @@ struct transfer {
 
     struct item item; /* with the defaults; spans into record, joined, live */
     struct buf record, joined;
-    uint64_t home; /* its lane on disk, and its page there */
+    size_t record_cost; /* in engine.queued_bytes */
+    uint64_t home;      /* its lane on disk, and its page there */
     uint32_t page;
     bool handed; /* it had waited for this attempt: waiting.c handed it out */
 
@@ -164,6 +165,7 @@ struct transfer {
     bool fresh;                 /* must not reuse a connection */
     bool resent;                /* a dead connection, or session, was found once already */
     bool resumes;               /* offered a TLS session */
+    bool uses_tls;              /* counted in engine.tls_running */
     bool offers_h2;             /* runs in one of the multis for HTTP/2 */
     unsigned lost_times;        /* HTTP/2 connections that died before it was answered */
     int64_t join_us;            /* JOINING since */
@@ -228,6 +230,7 @@ struct fd_entry {
     uint8_t shard;
     uint8_t want;        /* what libcurl asks for now */
     bool h2;             /* a connection that speaks HTTP/2 */
+    bool tls;            /* counted in engine.tls_open */
     uint32_t registered; /* events known to epoll; 0: not in it */
 };
 

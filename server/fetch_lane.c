@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/budget.h"
 #include "server/fetch_int.h"
 
 enum {
@@ -193,6 +194,8 @@ void lane_settle_want(struct fetcher *f, struct lane *l)
     low = low < LANE_LOW ? LANE_LOW : low > LANE_LOW_MAX ? LANE_LOW_MAX : low;
     if (f->in_pages > IN_PAGES_MAX) /* very many lanes: none of them needs its whole limit */
         low = LANE_LOW;
+    if (budget_crowded(f->e)) /* when it is dry */
+        low = 1;
     if (l->in_pages >= low)
         return;
     struct msg_want *m = xcalloc(1, sizeof(*m));
@@ -283,6 +286,8 @@ void transfer_free(struct transfer *t)
     struct fetcher *f = t->f;
     ASSERT(t->easy == NULL && t->lane == NULL && t->live == NULL);
     t->magic = 0;
+    atomic_fetch_sub(&f->e->queued_bytes, (int64_t)t->record_cost);
+    t->record_cost = 0;
     url_fini(&t->url);
     free(t->hop_url);
     body_drop(t);

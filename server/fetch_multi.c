@@ -13,6 +13,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "server/budget.h"
 #include "server/fetch_int.h"
 
 enum {
@@ -106,7 +107,9 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
     t->shard->open++;
     atomic_fetch_add(&t->f->e->fds, 1);
     struct fd_entry *en = entry(t->f, fd);
-    *en = (struct fd_entry){.shard = (uint8_t)(t->shard - t->f->shards)};
+    *en = (struct fd_entry){.shard = (uint8_t)(t->shard - t->f->shards), .tls = t->url.https};
+    if (en->tls)
+        atomic_fetch_add(&t->f->e->tls_open, 1);
     return fd;
 }
 
@@ -115,6 +118,8 @@ int multi_close_socket(void *fetcher, curl_socket_t fd)
     struct fetcher *f = fetcher;
     struct fd_entry *en = entry(f, fd);
     f->shards[en->shard].open--;
+    if (en->tls)
+        atomic_fetch_sub(&f->e->tls_open, 1);
     *en = (struct fd_entry){0}; /* close(2) takes it out of epoll */
     f->sockets--;
     atomic_fetch_sub(&f->e->fds, 1);
@@ -181,11 +186,11 @@ static bool starved(const struct fetcher *f)
     return atomic_load(&f->e->starved_until) > f->now;
 }
 
-/* Descriptors or ports are short, or nearly so: idle connections make room. */
+/* Descriptors, ports or memory are short, or nearly so: idle connections make room. */
 static bool tight(const struct fetcher *f)
 {
     return (uint32_t)atomic_load(&f->e->fds) >= f->e->fd_budget - f->e->fd_budget / 16 ||
-           starved(f) || f->ports_short_until > f->now;
+           starved(f) || f->ports_short_until > f->now || budget_transfers_tight(f->e);
 }
 
 static bool has_idle(const struct fetcher *f)
@@ -199,12 +204,16 @@ static bool has_idle(const struct fetcher *f)
 
 bool multi_short(const struct fetcher *f)
 {
-    return starved(f) || (uint32_t)atomic_load(&f->e->fds) >= f->e->fd_budget;
+    return starved(f) || (uint32_t)atomic_load(&f->e->fds) >= f->e->fd_budget ||
+           budget_transfers_full(f->e);
 }
 
 bool multi_full(const struct fetcher *f)
 {
-    return (uint32_t)atomic_load(&f->e->fds) >= f->e->fd_budget && !has_idle(f);
+    if (has_idle(f))
+        return false;
+    return (uint32_t)atomic_load(&f->e->fds) >= f->e->fd_budget ||
+           (f->sched.in_flight > 0 && budget_transfers_full(f->e)); /* one is never too many */
 }
 
 /* While descriptors or ports are short, a shard has no more connections than transfers: a new one

@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/budget.h"
 #include "server/fetch_int.h"
 
 enum {
@@ -12,6 +13,7 @@ enum {
     /* That libcurl receives into, and adds a byte to (the allocator's next size is a quarter
      * larger). Each transfer has its own. */
     BUFFER_BYTES = 16 * 1024 - 1,
+    RECORD_SMALL = 4 * 1024,
     BUFFER_MANY = 2 * 1024 - 1, /* 2 KiB less resident for each of 10,000 … */
     MANY_TRANSFERS = 256,       /* … when there are more than this */
 };
@@ -402,6 +404,9 @@ void start_undo(struct transfer *t)
     if (t->shard != NULL && t->offers_h2)
         h2_left(t);
     multi_remove(t);
+    if (t->uses_tls)
+        atomic_fetch_sub(&t->f->e->tls_running, 1);
+    t->uses_tls = false;
     if (t->easy != NULL)
         start_give_easy(t->f, t->easy);
     t->easy = NULL;
@@ -426,6 +431,9 @@ static void run_now(struct transfer *t)
     t->offers_h2 = h2_offered(t);
     struct shard *s = multi_shard(f, t->lane->host, t->offers_h2);
     t->easy = start_easy(f);
+    t->uses_tls = t->url.https;
+    if (t->uses_tls)
+        atomic_fetch_add(&f->e->tls_running, 1);
     if (t->easy != NULL)
         rc = tell_address(t, s);
     if (rc == 0)
@@ -695,7 +703,7 @@ static struct transfer *pop_front(struct lane *l)
     return t;
 }
 
-static void end_page(struct page_in **list, struct page_in ***tail)
+static void end_page(struct fetcher *f, struct page_in **list, struct page_in ***tail)
 {
     struct page_in *p = *list;
     if (p->pos < p->m->len)
@@ -703,7 +711,7 @@ static void end_page(struct page_in **list, struct page_in ***tail)
     *list = p->next;
     if (*list == NULL)
         *tail = list;
-    free(p->m);
+    budget_free_page(f->e, p->m);
     free(p);
 }
 
@@ -751,10 +759,14 @@ static struct transfer *take_record(struct fetcher *f, struct lane *l)
     ASSERT(rc == 0);
     l->in_pages--;
     f->in_pages--;
+    if (t->record.len > RECORD_SMALL) { /* as much as its page */
+        t->record_cost = t->record.len;
+        atomic_fetch_add(&f->e->queued_bytes, (int64_t)t->record_cost);
+    }
     if (p == l->again)
-        end_page(&l->again, &l->again_tail);
+        end_page(f, &l->again, &l->again_tail);
     else
-        end_page(&l->pages, &l->pages_tail);
+        end_page(f, &l->pages, &l->pages_tail);
     transfer_attach(f, t, l);
 
     const char *why;

@@ -4,16 +4,11 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "server/budget.h"
 #include "server/fetch.h"
 #include "server/keeper_int.h"
 #include "server/pause.h"
 #include "server/waiting.h"
-
-enum {
-    WINDOW_MAX = 65536, /* requests of one batch with the fetchers */
-    WINDOW_MIN = 2048,
-    WINDOW_ALL = 262144, /* of all batches, about */
-};
 
 static void tell_end(struct engine *e, const char *id)
 {
@@ -48,8 +43,7 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
             waiting_added(l, d);
         else if (stored && !d->skip)
             l->done_bits[d->r.index / 8] |= (uint8_t)(1U << (d->r.index % 8));
-        if (l->outstanding > 0)
-            l->outstanding--;
+        budget_back(k->e, l, 1);
         free(d->owned_body);
         if (d->r.body_fd >= 0) {
             close(d->r.body_fd);
@@ -58,7 +52,8 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
         live_unref(l);
     }
     int64_t was = atomic_fetch_sub(&k->e->unwritten, (int64_t)m->bytes);
-    if (was >= UNWRITTEN_MAX / 2 && was - (int64_t)m->bytes < UNWRITTEN_MAX / 2) {
+    int64_t half = (int64_t)(k->e->memory.unwritten / 2);
+    if (was >= half && was - (int64_t)m->bytes < half) {
         for (unsigned i = 0; i < k->e->n_fetchers; i++)
             fetcher_wake(k->e->fetchers[i]);
     }
@@ -232,18 +227,12 @@ void keeper_steered(struct keeper *k, struct msg_steer *m)
     free(m);
 }
 
-/* Requests of one batch that the fetchers may have at a time. */
-static uint64_t window(const struct keeper *k)
-{
-    uint64_t n = WINDOW_ALL / (k->n_live > 0 ? k->n_live : 1);
-    return n > WINDOW_MAX ? WINDOW_MAX : n < WINDOW_MIN ? WINDOW_MIN : n;
-}
-
 static void serve_want(struct keeper *k, struct msg_want *m)
 {
     struct live *l = m->live;
     if (!atomic_load(&l->stopped) && l->feed != NULL) {
-        if (l->outstanding > 2 * window(k)) { /* hops fill the memory too */
+        /* hops fill the memory too */
+        if (l->outstanding > 2 * budget_window(k->e, k->n_live) || budget_full(k->e)) {
             m->m.next = l->parked;
             l->parked = &m->m;
             return;
@@ -287,7 +276,7 @@ void keeper_finish(struct keeper *k, struct msg *m, int rc)
     case KEEPER_WANT: serve_want(k, (struct msg_want *)m); break;
     case KEEPER_STEER: finish_steer(k, (struct msg_steer *)m, rc); break;
     case KEEPER_STEERED: keeper_steered(k, (struct msg_steer *)m); break;
-    case KEEPER_FLYING: pause_report((struct msg_flying *)m); break;
+    case KEEPER_FLYING: pause_report(k, (struct msg_flying *)m); break;
     case KEEPER_STOP:
         k->stop = true;
         free(m);
@@ -309,10 +298,10 @@ static void serve_parked(struct keeper *k, struct live *l)
 
 void keeper_feed(struct keeper *k)
 {
-    uint64_t most = window(k);
     k->wake_us = INT64_MAX;
     for (struct live *l = k->all.all_next; l != &k->all; l = l->all_next) {
-        if (l->parked != NULL && l->outstanding <= most)
+        uint64_t most = budget_window(k->e, k->n_live);
+        if (l->parked != NULL && l->outstanding <= most && !budget_full(k->e))
             serve_parked(k, l);
         if (atomic_load(&l->paused))
             pause_turn(k, l);
@@ -320,7 +309,7 @@ void keeper_feed(struct keeper *k)
             continue;
         int rc = waiting_feed(k, l, most);
         if (rc == 0 && l->outstanding * 4 <= most * 3)
-            rc = feeder_scan(k->e, l, most);
+            rc = feeder_scan(k->e, l, k->n_live);
         int64_t wake = waiting_wake(k, l, most);
         if (wake < k->wake_us)
             k->wake_us = wake;

@@ -4,7 +4,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "server/engine_int.h"
+#include "server/budget.h"
 #include "server/fetch.h"
 #include "server/keeper_int.h"
 #include "server/pause.h"
@@ -64,6 +64,7 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
     k->all.all_prev->all_next = l;
     k->all.all_prev = l;
     k->n_live++;
+    atomic_fetch_add(&k->e->live_bytes, budget_batch_cost(b->total));
     pthread_mutex_lock(&k->e->mutex);
     engine_insert(k->e, l);
     pthread_mutex_unlock(&k->e->mutex);
@@ -76,6 +77,8 @@ void keeper_forget(struct keeper *k, struct live *l)
     l->all_next->all_prev = l->all_prev;
     l->all_prev = l->all_next = NULL;
     k->n_live--;
+    budget_forget(k->e, l);
+    atomic_fetch_sub(&k->e->live_bytes, budget_batch_cost(l->b.total));
     feeder_close(l);
     waiting_free(l);
     while (l->parked != NULL) {

@@ -85,6 +85,7 @@ static int check(const struct config *cfg)
 {
     char why[512] = "";
     config_print(cfg);
+    engine_print_memory(cfg);
     int rc = store_check(cfg->data, why, sizeof(why));
     if (rc != 0)
         fprintf(stderr, "batchfetch: --data: %s\n", why);

@@ -57,9 +57,9 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
     p->fixed = FIXED_MIB * MIB + least(w->fetchers * FETCHER_MIB * MIB, limit / 8);
     uint64_t all = limit - p->slack - p->fixed;
 
-    p->transfers = share(all, 33, (uint64_t)w->transfers * (MEMORY_TRANSFER + MEMORY_TLS));
+    p->transfers = share(all, 31, (uint64_t)w->transfers * (MEMORY_TRANSFER + MEMORY_TLS));
     p->bodies = share(all, 12, 256 * MIB);
-    p->window = share(all, 12, 256 * MIB);
+    p->window = share(all, 14, (uint64_t)WINDOW_MOST * MEMORY_REQUEST);
     p->batches = share(all, 8, 1024 * MIB);
     p->unwritten = share(all, 6, 64 * MIB);
     share_connections(p, all, w);
@@ -72,9 +72,7 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
     ASSERT(p->total <= limit);
 
     p->max_transfers = (uint32_t)least(w->transfers, p->transfers / MEMORY_TRANSFER);
-    /* Hops that wait must not take all that transfers may have. */
-    p->window_requests = (uint32_t)least(least(p->window / MEMORY_LANE, WINDOW_MOST),
-                                         p->transfers / 2 / MEMORY_REQUEST);
+    p->window_requests = (uint32_t)least(p->window / MEMORY_REQUEST, WINDOW_MOST);
     p->names_max = (uint32_t)least(p->names / w->fetchers / MEMORY_NAME, NAMES_MOST);
     p->kept_max = (uint32_t)least(p->kept / w->fetchers / MEMORY_KEPT, KEPT_MOST);
     p->unread = least(p->answers / 4, 16 * MIB);

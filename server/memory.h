@@ -16,7 +16,7 @@
 enum {
     MEMORY_TRANSFER = 20 * 1024,  /* in flight, plain, but for its body above 4 KiB */
     MEMORY_TLS = 80 * 1024,       /* more for one by TLS, or an idle connection of that kind */
-    MEMORY_LANE = 1024,           /* a host's first page: its lane, host and message */
+    MEMORY_LANE = 1536,           /* a host's first page: its lane, host and message */
     MEMORY_REQUEST = 3 * 1024,    /* a request between two hops, without slots */
     MEMORY_CONNECTION = 6 * 1024, /* of the API, beside libmicrohttpd's memory for it */
     MEMORY_BATCH = 3 * 1024,      /* unfinished, beside its bits */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <uthash.h>
 
+#include "server/budget.h"
 #include "server/waiting.h"
 
 struct flight {
@@ -68,11 +69,11 @@ void pause_begin(struct live *l)
     }
 }
 
-void pause_report(struct msg_flying *m)
+void pause_report(struct keeper *k, struct msg_flying *m)
 {
     struct live *l = m->live;
     ASSERT(l->outstanding >= m->dropped);
-    l->outstanding -= m->dropped;
+    budget_back(k->e, l, m->dropped);
     for (size_t i = 0; i < m->n; i++) {
         if (find(l, m->v[i].index) != NULL) /* on its way from one fetcher to another */
             continue;

@@ -11,7 +11,7 @@
  * counts these rounds). */
 void pause_begin(struct live *l);
 /* A fetcher's report. Takes m. */
-void pause_report(struct msg_flying *m);
+void pause_report(struct keeper *k, struct msg_flying *m);
 /* It is to go on. */
 void pause_end(struct live *l);
 /* It was paused when the service stopped. */

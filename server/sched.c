@@ -98,7 +98,7 @@ int64_t sched_due(const struct sched *s)
 
 void sched_init(struct sched *s, struct quota *global, unsigned me)
 {
-    *s = (struct sched){.global = global, .me = me, .batches.slots = 1};
+    *s = (struct sched){.global = global, .me = me, .batches.slots = 1, .kept_max = SCHED_KEPT_MAX};
     list_init(&s->blocked);
     list_init(&s->notify);
     list_init(&s->forget_hosts);
@@ -171,7 +171,7 @@ void sched_batch_fini(struct sched *s, struct sched_batch *b)
 
 static bool keep(struct sched *s, struct sched_timer *t, bool *kept, int64_t until)
 {
-    if (until <= s->now || (!*kept && s->kept >= SCHED_KEPT_MAX))
+    if (until <= s->now || (!*kept && s->kept >= s->kept_max))
         return false;
     s->kept += !*kept;
     *kept = true;

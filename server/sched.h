@@ -22,8 +22,7 @@
 enum {
     SCHED_PRIORITY = 5,    /* a batch's, unless it says otherwise */
     SCHED_HEAD_START = 16, /* first starts of a batch of at least that priority are `fresh` */
-    SCHED_KEPT_MAX = 50000 /* hosts and lanes kept for their pause or rate alone; beyond that
-                              they are forgotten early */
+    SCHED_KEPT_MAX = 50000 /* sched.kept_max, unless it is set */
 };
 
 struct sched_link {
@@ -103,9 +102,10 @@ struct sched {
     int64_t now;
     unsigned me; /* this fetcher's number: member of the quotas */
     uint32_t in_flight;
-    uint32_t kept; /* hosts and lanes */
-    bool woken;    /* blocked batches have to look at their quotas, and wait on */
-    uint32_t wake; /* fetchers to wake at the end of the turn, found earlier */
+    uint32_t kept;     /* hosts and lanes, for their pause or rate alone */
+    uint32_t kept_max; /* beyond that they are forgotten early */
+    bool woken;        /* blocked batches have to look at their quotas, and wait on */
+    uint32_t wake;     /* fetchers to wake at the end of the turn, found earlier */
 };
 
 /* From thousandths of a request a second; 0: no bound. */

@@ -5,7 +5,7 @@
 #include <string.h>
 #include <uthash.h>
 
-#include "server/fetch.h"
+#include "server/budget.h"
 #include "server/pause.h"
 
 enum {
@@ -348,9 +348,9 @@ static int send_lane(struct keeper *k, struct live *l, const struct wait_out *v,
         set_bit(l->waiting->here, v[i].index, false);
     lane_get(l->waiting, v->lane)->out += (uint32_t)n;
     l->waiting->out += n;
-    l->outstanding += n;
+    budget_sent(k->e, l, n);
     atomic_fetch_sub(&l->retry_wait, n);
-    fetcher_put(engine_fetcher(k->e, m->lane), &m->m);
+    budget_send_page(k->e, m);
     return 0;
 }
 
@@ -403,7 +403,7 @@ static uint32_t lane_most(const struct keeper *k, const struct live *l, uint64_t
  * batch has very many lanes: attempts don't wait for the end of that. */
 static uint64_t room(const struct live *l, uint64_t window)
 {
-    uint64_t part = window / OWN_PART, out = l->waiting->out;
+    uint64_t part = window / OWN_PART + 1, out = l->waiting->out;
     uint64_t own = out < part ? part - out : 0;
     uint64_t all = l->outstanding < window ? window - l->outstanding : 0;
     return all > own ? all : own;

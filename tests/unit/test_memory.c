@@ -33,8 +33,8 @@ static void every_share_fits(void **state)
             assert_true((uint64_t)p.max_connections * (p.connection_bytes + MEMORY_CONNECTION) <=
                         p.connections);
             assert_true(p.connection_bytes >= 16 * 1024 && p.connection_bytes <= 64 * 1024);
+            assert_true((uint64_t)p.window_requests * MEMORY_REQUEST <= p.window);
             assert_true((uint64_t)p.window_requests * MEMORY_LANE <= p.window);
-            assert_true((uint64_t)p.window_requests * MEMORY_REQUEST <= p.transfers / 2);
             assert_true(p.window_requests >= 256);
             assert_true(p.names_max >= 64 && p.kept_max >= 16);
         }
