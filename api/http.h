@@ -28,6 +28,7 @@ enum {
 
 struct route;
 struct ingest;
+struct rebatch;
 
 /* Where a request stands that waits for another thread (park.h). */
 enum park { PARK_NONE, PARK_ARMED, PARK_WOKEN, PARK_SUSPENDED };

@@ -18,8 +18,10 @@ struct ingest {
     struct request *r;
     struct submit *submit;
     struct upload *upload;
-    const char *key;  /* Idempotency-Key; NULL: none */
-    EVP_MD_CTX *hash; /* with a key */
+    const char *key;         /* Idempotency-Key; NULL: none */
+    EVP_MD_CTX *hash;        /* with a key */
+    struct rebatch *rebatch; /* POST …/retry */
+    void (*rebatch_free)(struct rebatch *);
     bool committing;
     bool done; /* the commit's outcome is in rc and view */
     int rc;
@@ -137,14 +139,14 @@ static int idempotency_key(struct request *r, const char **out)
     return 0;
 }
 
-/* The content that a key stands for: type, query and body, the first two with their lengths, so
+/* The content that a key stands for: kind, query and body, the first two with their lengths, so
  * that no two contents give the same stream. */
-static int hash_begin(struct ingest *in, enum submit_type type)
+static int hash_begin(struct ingest *in, const char *kind)
 {
     const char *query = request_query_text(in->r);
-    char head[64];
+    char head[128];
 
-    (void)snprintf(head, sizeof(head), "%d %zu ", (int)type, strlen(query));
+    (void)snprintf(head, sizeof(head), "%s %zu ", kind, strlen(query));
     in->hash = EVP_MD_CTX_new();
     if (!in->hash || EVP_DigestInit_ex(in->hash, EVP_sha256(), NULL) != 1 ||
         EVP_DigestUpdate(in->hash, head, strlen(head)) != 1 ||
@@ -198,23 +200,12 @@ static void take_problem(struct ingest *in)
         problem_add(&in->r->problem, &p->errors[i]);
 }
 
-int ingest_begin(struct request *r)
+static int begin(struct request *r, const char *key, const char *kind)
 {
     struct api *api = r->api;
-    enum submit_type type;
-    const char *key;
-    struct ingest *in;
+    struct ingest *in = xcalloc(1, sizeof(*in));
     int rc;
 
-    if (media_type(r, &type) != 0 || idempotency_key(r, &key) != 0)
-        return E_INVAL;
-    if (r->length != UINT64_MAX && r->length > api->cfg->max_submission_bytes) {
-        problem_set(&r->problem, PROBLEM_TOO_LARGE,
-                    "a submission may have %llu bytes (--max-submission-bytes)",
-                    (unsigned long long)api->cfg->max_submission_bytes);
-        return E_INVAL;
-    }
-    in = xcalloc(1, sizeof(*in));
     in->r = r;
     in->key = key;
     in->next = api->ingests;
@@ -224,11 +215,36 @@ int ingest_begin(struct request *r)
     r->ingest = in;
     rc = upload_new(api->engine, &in->upload);
     if (rc == 0 && key)
-        rc = hash_begin(in, type);
+        rc = hash_begin(in, kind);
     if (rc != 0) {
         request_fail(r, rc, "starting an upload");
         return E_INVAL;
     }
+    return 0;
+}
+
+int ingest_begin(struct request *r)
+{
+    struct api *api = r->api;
+    enum submit_type type;
+    const char *key;
+    char kind[16];
+    struct ingest *in;
+    int rc;
+
+    if (media_type(r, &type) != 0 || idempotency_key(r, &key) != 0)
+        return E_INVAL;
+    (void)snprintf(kind, sizeof(kind), "%d", (int)type);
+    if (r->length != UINT64_MAX && r->length > api->cfg->max_submission_bytes) {
+        problem_set(&r->problem, PROBLEM_TOO_LARGE,
+                    "a submission may have %llu bytes (--max-submission-bytes)",
+                    (unsigned long long)api->cfg->max_submission_bytes);
+        return E_INVAL;
+    }
+    rc = begin(r, key, kind);
+    if (rc != 0)
+        return rc;
+    in = r->ingest;
     make_submit(in, type);
     if (r->has_body && submit_problem(in->submit)) { /* the query is wrong already */
         take_problem(in);
@@ -329,6 +345,26 @@ static enum MHD_Result answer_commit(struct request *r)
     return answer_send(r, 202, resp, NULL);
 }
 
+enum MHD_Result ingest_commit(struct request *r, struct upload_settings *s)
+{
+    struct ingest *in = r->ingest;
+
+    if (in->done)
+        return answer_commit(r);
+    s->idem_key = in->key;
+    if (in->hash && EVP_DigestFinal_ex(in->hash, s->idem_hash, NULL) != 1)
+        return answer_fail(r, PROBLEM_INTERNAL, "the content could not be hashed");
+    if (!park_arm(r)) {
+        request_fail(r, E_STOPPING, "accepting a batch");
+        return answer_problem(r);
+    }
+    in->committing = true;
+    upload_commit(in->upload, s, on_commit, in);
+    if (park_suspend(r))
+        return MHD_YES;
+    return answer_commit(r);
+}
+
 enum MHD_Result ingest_finish(struct request *r)
 {
     struct ingest *in = r->ingest;
@@ -341,17 +377,39 @@ enum MHD_Result ingest_finish(struct request *r)
         return answer_problem(r);
     }
     settings = *submit_settings(in->submit);
-    settings.idem_key = in->key;
-    if (in->hash && EVP_DigestFinal_ex(in->hash, settings.idem_hash, NULL) != 1)
-        return answer_fail(r, PROBLEM_INTERNAL, "the content could not be hashed");
-    if (!park_arm(r)) {
-        request_fail(r, E_STOPPING, "accepting a batch");
-        return answer_problem(r);
-    }
-    upload_commit(in->upload, &settings, on_commit, in);
-    if (park_suspend(r))
-        return MHD_YES;
-    return answer_commit(r);
+    return ingest_commit(r, &settings);
+}
+
+/* ---- a batch that is made by us ---- */
+
+int ingest_make(struct request *r, const char *content)
+{
+    const char *key;
+
+    if (idempotency_key(r, &key) != 0)
+        return E_INVAL;
+    return begin(r, key, content);
+}
+
+struct upload *ingest_upload(const struct request *r)
+{
+    return r->ingest->upload;
+}
+
+bool ingest_committing(const struct request *r)
+{
+    return r->ingest->committing;
+}
+
+void ingest_own(struct request *r, struct rebatch *b, void (*free_fn)(struct rebatch *))
+{
+    r->ingest->rebatch = b;
+    r->ingest->rebatch_free = free_fn;
+}
+
+struct rebatch *ingest_owned(const struct request *r)
+{
+    return r->ingest ? r->ingest->rebatch : NULL;
 }
 
 void ingest_free(struct request *r)
@@ -367,6 +425,8 @@ void ingest_free(struct request *r)
     if (in->next)
         in->next->prev = in->prev;
     submit_free(in->submit);
+    if (in->rebatch)
+        in->rebatch_free(in->rebatch);
     upload_release(in->upload);
     EVP_MD_CTX_free(in->hash);
     batch_view_fini(&in->view);

@@ -1,4 +1,5 @@
-/* POST /v1/batches: a submission from its header to its 202. */
+/* A new batch, from a submission's header (POST /v1/batches) to its 202. rebatch.c makes others out of
+ * batches that have ended. */
 #ifndef API_INGEST_H
 #define API_INGEST_H
 
@@ -10,5 +11,17 @@ int ingest_begin(struct request *r) MUSTCHECK;
 enum MHD_Result ingest_body(struct request *r, const char *data, size_t *size);
 enum MHD_Result ingest_finish(struct request *r);
 void ingest_free(struct request *r);
+
+/* A batch that is made by us: checks the Idempotency-Key and makes r->ingest; `content` is what the
+ * key stands for. E_INVAL: r->problem is set. */
+int ingest_make(struct request *r, const char *content) MUSTCHECK;
+struct upload *ingest_upload(const struct request *r);
+/* Commits it, waits, and answers: to be called again when the request is woken. *s is read by the
+ * first call only. */
+enum MHD_Result ingest_commit(struct request *r, struct upload_settings *s);
+bool ingest_committing(const struct request *r);
+/* Lets go of r->ingest->rebatch with the rest (rebatch.c). */
+void ingest_own(struct request *r, struct rebatch *b, void (*free_fn)(struct rebatch *));
+struct rebatch *ingest_owned(const struct request *r);
 
 #endif

@@ -9,6 +9,7 @@
 #include "api/batches.h"
 #include "api/ingest.h"
 #include "api/openapi_data.h"
+#include "api/rebatch.h"
 #include "api/results.h"
 #include "api/service.h"
 #include "server/metrics.h"
@@ -48,6 +49,7 @@ static const struct route routes[] = {
     {"POST", "/v1/batches/{id}/cancel", batches_cancel, NULL, 0},
     {"POST", "/v1/batches/{id}/pause", batches_pause, NULL, 0},
     {"POST", "/v1/batches/{id}/resume", batches_resume, NULL, 0},
+    {"POST", "/v1/batches/{id}/retry", rebatch_retry, NULL, 0},
     {"GET", "/v1/batches/{id}/results", results_list, results_params, 0},
     {"GET", "/v1/batches/{id}/results/{index}", results_get, result_params, 0},
     {"GET", "/v1/batches/{id}/results/{index}/body", results_body, NULL, 0},

@@ -140,6 +140,7 @@ void view_batch(struct jw *w, const struct batch_view *v)
     key_u64(w, "priority", b->priority);
     key_str(w, "http_version", http_version(b->http_version));
     write_retry(w, &b->retry);
+    key_str(w, "retry_of", b->retry_of);
     key_str(w, "name", b->name);
     jw_key(w, "metadata");
     jw_raw(w,

@@ -66,6 +66,7 @@ struct upload_settings {
     const char *name, *metadata; /* NULL: none; metadata: a JSON object as text */
     const char *idem_key;        /* NULL: none */
     uint8_t idem_hash[STORE_HASH_SIZE];
+    const char *retry_of; /* id of the batch whose failed requests these are; NULL: none */
 };
 
 /* A batch as the API shows it: what is on disk, and the live counts where it is still running.

@@ -196,6 +196,7 @@ void upload_commit(struct upload *u, const struct upload_settings *s, upload_don
     b->name = s->name != NULL ? xstrdup(s->name) : NULL;
     b->metadata = s->metadata != NULL ? xstrdup(s->metadata) : NULL;
     b->idem_key = s->idem_key != NULL ? xstrdup(s->idem_key) : NULL;
+    b->retry_of = s->retry_of != NULL ? xstrdup(s->retry_of) : NULL;
     memcpy(b->idem_hash, s->idem_hash, sizeof(b->idem_hash));
 
     struct buf defaults;

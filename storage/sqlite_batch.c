@@ -269,6 +269,37 @@ int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct pa
     return rc;
 }
 
+int store_pages(struct store *s, int64_t batch, int64_t after_no, size_t max, store_page_fn *fn,
+                void *arg, int64_t *next, bool *more)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_PAGES, &q);
+    *next = after_no;
+    *more = false;
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, sq_after(batch, after_no));
+    sqlite3_bind_int64(q, 2, sq_end(batch));
+    sqlite3_bind_int64(q, 3, (int64_t)max);
+    int code = SQLITE_DONE;
+    for (size_t n = 0; rc == 0 && n < max && (code = sqlite3_step(q)) == SQLITE_ROW; n++) {
+        struct page p = {
+            .no = (uint32_t)sqlite3_column_int64(q, 0),
+            .lane = (uint64_t)sq_lane(batch, (uint64_t)sqlite3_column_int64(q, 1)),
+            .count = (uint32_t)sqlite3_column_int64(q, 2),
+            .data = sqlite3_column_blob(q, 3),
+            .len = (size_t)sqlite3_column_bytes(q, 3),
+        };
+        *next = p.no;
+        *more = n + 1 == max;
+        rc = fn(arg, &p);
+    }
+    if (rc == 0 && code != SQLITE_ROW && code != SQLITE_DONE)
+        rc = sq_fail(s, code);
+    sq_put(q);
+    return rc;
+}
+
 int sq_keep(struct store *s, sqlite3_stmt *q, int column, const void **data, size_t *len)
 {
     const void *from = sqlite3_column_blob(q, column);

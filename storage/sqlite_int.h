@@ -48,6 +48,7 @@ enum {
     X(REMOVE_BATCH, "DELETE FROM batch WHERE no=?1")                                               \
     X(ADD_PAGE, "INSERT INTO page(id,lane,count,data) VALUES(?1,?2,?3,?4)")                        \
     X(PAGE_HEADS, "SELECT id,lane,count FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3")     \
+    X(PAGES, "SELECT id,lane,count,data FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3")     \
     X(LANE_PAGE, "SELECT id,count,data FROM page WHERE lane=?1 AND id>?2 AND id<?3 "               \
                  "ORDER BY id LIMIT 1")                                                            \
     X(REMOVE_PAGES, "DELETE FROM page WHERE id>=?1 AND id<=ifnull((SELECT id FROM page "           \

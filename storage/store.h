@@ -222,6 +222,12 @@ int store_open_batches(struct store *s, store_batch_fn *fn, void *arg) MUSTCHECK
  * most `max`, ascending. Returns their number in *n. */
 int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct page *v, size_t max,
                      size_t *n) MUSTCHECK;
+/* Calls fn for the pages after `after_no` (-1: from the first), at most `max`, ascending. A page is
+ * valid during the call. *next: the last one's number; *more: there may be others behind it. fn
+ * returns 0 to go on; another value stops and is returned. */
+typedef int store_page_fn(void *arg, const struct page *p);
+int store_pages(struct store *s, int64_t batch, int64_t after_no, size_t max, store_page_fn *fn,
+                void *arg, int64_t *next, bool *more) MUSTCHECK;
 /* The first page of a lane after page `after_no` (-1: the first). *out is valid until the next
  * call on this store. E_NOTFOUND: there is none. */
 int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after_no,

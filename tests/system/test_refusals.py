@@ -347,14 +347,15 @@ def test_a_wrong_method_is_refused_with_those_allowed(service, method, path, all
     "/", "/v1", "/v1/", "/v1/batches/", "/v1/batches/x/", "/v1/batch", "/V1/batches",
     "/v1/batches/x/stop", "/v1/batches/x/results/", "/v1/batches/x/results/abc",
     "/v1/batches/x/results/-1", "/v1/batches/x/results/01", "/v1/batches/x/results/0/bodies",
-    "/metrics", "/v1/capacity", "/%2e%2e/healthz", "/healthz/", "//healthz",
+    "/metric", "/v1/capacity", "/%2e%2e/healthz", "/healthz/", "//healthz",
     "/v1/batches/" + "x" * 3000])
 def test_an_unknown_path_is_not_found(service, path):
     service.get(path).problem(404, "not-found")
 
 
 @pytest.mark.parametrize("method, path", [
-    ("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/pause"), ("POST", "/resume"), ("GET", "/results"), ("GET", "/results/0"),
+    ("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("POST", "/pause"), ("POST", "/resume"),
+    ("POST", "/retry"), ("GET", "/results"), ("GET", "/results/0"),
     ("GET", "/results/0/body")])
 @pytest.mark.parametrize("batch", ["batch_0000", "x", "%25", "'; drop table batch; --"])
 def test_an_unknown_batch_is_not_found(service, method, path, batch):

@@ -625,6 +625,45 @@ static void test_idem_key(void **state)
 
 /* ---- pages ---- */
 
+struct walk {
+    int64_t batch;
+    uint32_t next;
+    int answer; /* at page 4 */
+};
+
+static int walk_page(void *arg, const struct page *p)
+{
+    static const uint64_t lanes[] = {UINT64_MAX, 0, (uint64_t)1 << 63};
+    struct walk *w = arg;
+    char text[16];
+    int len = snprintf(text, sizeof(text), "%d/%u", (int)w->batch, w->next);
+    assert_int_equal(p->no, w->next);
+    assert_true(p->lane == lanes[p->no % 3]);
+    assert_int_equal(p->count, p->no + 1);
+    assert_int_equal(p->len, len);
+    assert_memory_equal(p->data, text, p->len);
+    w->next++;
+    return p->no == 4 ? w->answer : 0;
+}
+
+static void check_walk(struct store *s)
+{
+    struct walk w = {.batch = 2};
+    int64_t next = -1;
+    bool more = true;
+    OK(store_pages(s, 2, next, 3, walk_page, &w, &next, &more));
+    assert_true(next == 2 && more && w.next == 3);
+    OK(store_pages(s, 2, next, 4, walk_page, &w, &next, &more));
+    assert_true(next == 6 && more && w.next == 7);
+    OK(store_pages(s, 2, next, 4, walk_page, &w, &next, &more));
+    assert_true(next == 6 && !more && w.next == 7);
+    w = (struct walk){.batch = 2, .answer = 5};
+    assert_int_equal(store_pages(s, 2, -1, 100, walk_page, &w, &next, &more), 5);
+    assert_true(next == 4 && w.next == 5);
+    OK(store_pages(s, 4, -1, 100, walk_page, &w, &next, &more));
+    assert_true(next == -1 && !more);
+}
+
 static void test_pages(void **state)
 {
     (void)state;
@@ -644,6 +683,7 @@ static void test_pages(void **state)
     }
     assert_int_equal(store_add_page(s, 1, &p), E_EXISTS);
     OK(store_commit(s));
+    check_walk(s);
     for (int64_t after = -1, at = 0; at < 7; at += (int64_t)n) {
         OK(store_page_heads(s, 2, after, heads, 3, &n));
         assert_int_equal(n, at < 6 ? 3 : 1);
