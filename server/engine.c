@@ -191,6 +191,9 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
     rc = store_open(&e->store, cfg->data, STORE_WRITE, why, why_size);
     if (rc != 0)
         goto out;
+    rc = spill_open(&e->spill, cfg->data, why, why_size);
+    if (rc != 0)
+        goto out;
     snprintf(why, why_size, "starting a thread failed: %s", strerror(errno));
     rc = inbox_init(&e->inbox);
     if (rc != 0)
@@ -244,6 +247,7 @@ void engine_stop(struct engine *e)
     if (e->inbox.fd >= 0)
         inbox_fini(&e->inbox);
     store_close(e->store);
+    spill_close(e->spill);
     tls_trust_unref(e->trust);
     guard_fini(&e->guard);
     while (e->blocks != NULL) {

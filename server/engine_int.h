@@ -13,6 +13,7 @@
 #include "server/inbox.h"
 #include "server/memory.h"
 #include "server/quota.h"
+#include "server/spill.h"
 
 enum {
     LIVE_BUCKETS = 1024,
@@ -137,10 +138,12 @@ struct again {
  * failed and is followed by another: of `r`, only index, attempts and timings count then. */
 struct done {
     struct done *next;
-    struct live *live; /* a reference */
-    struct result r;   /* spans into the block, body perhaps into owned_body */
-    char *owned_body;  /* malloc'd; NULL: none */
-    bool skip;         /* the keeper: dropped */
+    struct live *live;    /* a reference */
+    struct result r;      /* spans into the block, body perhaps into owned_body */
+    char *owned_body;     /* malloc'd; NULL: none */
+    size_t owned_bytes;   /* of it, counted in engine.bodies */
+    struct spilled spill; /* file NULL: none; r.body comes behind it */
+    bool skip;            /* the keeper: dropped */
     bool again;
     bool handed;   /* had waited before, and was handed out by waiting.c */
     uint32_t page; /* that holds the request, of this lane */
@@ -248,6 +251,7 @@ struct engine {
     struct guard guard;            /* constant */
     struct tls_trust *trust;
     struct store *store; /* keeper */
+    struct spill *spill; /* large bodies until they are stored */
     struct inbox inbox;  /* of the keeper */
     struct quota global;
     pthread_t keeper_thread;
@@ -258,6 +262,7 @@ struct engine {
     _Atomic int64_t unwritten;    /* bytes; above memory.unwritten nothing new is started */
     _Atomic int64_t queued;       /* requests with the fetchers; changed by the keeper */
     _Atomic int64_t queued_bytes; /* pages with the fetchers, and large records of transfers */
+    _Atomic int64_t bodies;       /* bytes of bodies and headers that come in, or are unwritten */
     _Atomic int64_t live_bytes;   /* unfinished batches, and what uploads will take of that */
     _Atomic int32_t tls_open, tls_running; /* connections; transfers, connected or not */
     _Atomic uint32_t uploads;

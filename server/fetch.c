@@ -511,6 +511,7 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     buf_init(&f->scratch, SCRATCH_MAX);
     sched_init(&f->sched, &e->global, no);
     f->sched.kept_max = e->memory.kept_max;
+    f->spares_max = e->memory.spares_max;
     ssize_t n = getrandom(&f->random, sizeof(f->random), 0);
     ASSERT(n == (ssize_t)sizeof(f->random));
     int rc = inbox_init(&f->inbox);

@@ -28,6 +28,8 @@ void fetcher_stop(struct fetcher *f, int64_t drain_ms);
 void fetcher_join(struct fetcher *f);
 void fetcher_free(struct fetcher *f); /* NULL is fine */
 
+/* Gives back what a result holds beside its block. Keeper. */
+void out_done_free(struct engine *e, struct done *d);
 /* Gives the memory of a message of results back, once all in it is released. Any thread. */
 void out_block_free(struct engine *e, struct msg_results *m);
 

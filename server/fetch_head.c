@@ -6,6 +6,8 @@
 #include "server/fetch_int.h"
 #include "server/retry.h"
 
+enum { FIELDS_LONG = 16 * 1024 };
+
 size_t head_body(char *p, size_t size, size_t n, void *arg)
 {
     struct transfer *t = arg;
@@ -54,8 +56,14 @@ static void check_length(struct transfer *t, struct span v)
 
 static void keep(struct transfer *t, const char *p, size_t n)
 {
+    size_t cap = t->fields_in.cap;
     if (buf_add(&t->fields_in, p, n) != 0 || buf_add(&t->fields_in, "\r\n", 2) != 0)
         t->too_many_fields = true;
+    /* Long headers cannot wait in a file. When too many come at once, some are asked for again
+     * later, at no charge. */
+    if (t->fields_in.cap > cap && t->fields_in.cap > BODY_SMALL && !body_charge(t) &&
+        t->fields_in.cap > FIELDS_LONG && t->f->sched.in_flight > 1 && may_repeat(t))
+        t->no_descriptor = true;
 }
 
 /* A line that goes on the one before (obsolete, RFC 9112 5.2): joined by a space. */
@@ -161,5 +169,6 @@ size_t head_line(char *p, size_t size, size_t n, void *arg)
         take_field(t, line);
     else
         end_head(t);
-    return t->too_many_fields || t->too_large || t->broken != NULL ? 0 : n;
+    bool stop = t->too_many_fields || t->too_large || t->broken != NULL || t->no_descriptor;
+    return stop ? 0 : n;
 }

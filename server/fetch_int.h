@@ -31,14 +31,16 @@ enum {
     PAUSE_US = 50 * 1000,     /* of starts when descriptors or ports run out */
     LANE_LOW_MAX = 4096,      /* requests that a lane asks for at most */
     STARTS_PER_TURN = 256,    /* then the sockets get their turn */
-    SPILL_BYTES = 256 * 1024, /* a body larger than this goes to a file as it comes */
+    HELD_MOST = 256 * 1024,   /* of a body in memory: a larger one goes to a file as it comes, */
+    HELD_SOME = 32 * 1024,    /* in parts of this size */
+    BODY_SMALL = 4 * 1024,    /* not counted in engine.bodies */
     HEADER_BYTES = 64 * 1024, /* of a response's field lines */
     HEADER_LINES = 200,
     INTERIM_MAX = 20,          /* 1xx responses to one request */
     NAME_SLOT_US = 300 * 1000, /* who waits longer for a name gives its slots back … */
     NAME_WAITS_MAX = 8192,     /* … unless so many did */
     HOP_BODY = 64 * 1024,      /* of a redirect's body that is read to keep its connection */
-    EASY_POOL = 512,           /* handles kept for the next transfers */
+    EASY_POOL = 512,           /* handles kept for the next transfers, and as many transfers */
     TRANSFER_MAGIC = 0x7472616e,
 };
 
@@ -185,7 +187,8 @@ struct transfer {
     struct buf fields_in, location, body;
     int64_t retry_after_ms;
     uint64_t body_len;
-    int spill_fd;
+    struct spilled spill; /* the body's beginning, before what is in `body` */
+    size_t charged;       /* in engine.bodies */
     bool head_ended;
     bool follow; /* a redirect that will be followed */
     bool too_many_hops, location_cut;
@@ -202,7 +205,6 @@ struct transfer {
     bool too_large, too_many_fields;
     bool truncated, no_space;
     bool no_descriptor; /* our own limit, not the origin's fault */
-    bool in_memory;     /* a large body without a file */
     const char *blocked_by;
     char remote_ip[INET6_ADDRSTRLEN];
     struct sockaddr_in6 peer; /* or sockaddr_in: what was last connected to */
@@ -253,9 +255,9 @@ struct fetcher {
     struct lane *lanes;         /* uthash, by host and batch */
     struct transfer *transfers; /* all */
     uint32_t n_transfers;
-    struct transfer *spare; /* memory of former ones */
-    uint32_t n_spares;
-    uint64_t in_pages; /* of all lanes */
+    struct transfer *spare;        /* memory of former ones */
+    uint32_t n_spares, spares_max; /* of these, and of easies */
+    uint64_t in_pages;             /* of all lanes */
     CURL *easies[EASY_POOL];
     size_t n_easies;
     struct transfer **heap; /* timers */
@@ -274,8 +276,7 @@ struct fetcher {
     int64_t spare_due;        /* when to ask the others for descriptors again */
     int64_t ports_short_until;
     uint32_t n_parted;
-    size_t in_memory; /* bytes of large bodies that found no descriptor */
-    bool asked;       /* the resolver has new questions since its last tick */
+    bool asked; /* the resolver has new questions since its last tick */
     bool draining;
     int64_t drain_until;
 };
@@ -367,6 +368,8 @@ int64_t out_turn(struct fetcher *f);
 uint64_t body_max(const struct transfer *t);
 size_t body_write(struct transfer *t, const char *p, size_t n);
 void body_drop(struct transfer *t);
+/* After one of its buffers has grown: counts it. Whether memory for bodies and headers is left. */
+bool body_charge(struct transfer *t);
 
 /* fetch_lane.c */
 struct lane *lane_get(struct fetcher *f, struct live *l, const char *host, size_t len);

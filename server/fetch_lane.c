@@ -10,7 +10,6 @@ enum {
     LANE_LOW = 32,        /* ask for more when fewer requests wait than this … */
     IN_PAGES_MAX = 65536, /* requests waiting in memory, above which only the low mark counts */
     RECORD_MAX = 64 * 1024 * 1024,
-    SPARES_MAX = 1024,
 };
 
 /* ---- timers: a binary heap by due time ---- */
@@ -232,12 +231,12 @@ struct transfer *transfer_new(struct fetcher *f, struct live *l)
         buf_init(&t->redirects, 1024 * 1024);
         buf_init(&t->fields_in, HEADER_BYTES + 2 * HEADER_LINES);
         buf_init(&t->location, URL_MAX);
-        buf_init(&t->body, SPILL_BYTES);
+        buf_init(&t->body, HELD_MOST);
     }
     t->magic = TRANSFER_MAGIC;
     t->live = l;
     t->due_us = INT64_MAX;
-    t->spill_fd = -1;
+    spill_init(&t->spill, f->e->spill);
     t->retry_after_ms = -1;
     t->new_attempt = true;
     return t;
@@ -275,7 +274,7 @@ void transfer_detach(struct transfer *t)
 
 static void fini_keep(struct buf *b)
 {
-    if (b->cap > 16 * 1024)
+    if (b->cap > BODY_SMALL)
         buf_fini(b);
     else
         buf_reset(b);
@@ -291,9 +290,11 @@ void transfer_free(struct transfer *t)
     url_fini(&t->url);
     free(t->hop_url);
     body_drop(t);
+    atomic_fetch_sub(&f->e->bodies, (int64_t)t->charged);
+    t->charged = 0;
     struct buf *bufs[] = {&t->record,    &t->joined,   &t->redirects,
                           &t->fields_in, &t->location, &t->body};
-    bool spare = f->n_spares < SPARES_MAX;
+    bool spare = f->n_spares < f->spares_max;
     for (size_t i = 0; i < ARRAY_LEN(bufs); i++) {
         if (spare)
             fini_keep(bufs[i]);

@@ -1,95 +1,71 @@
 /* Bodies as they come in, and results on their way to the keeper: written into one block of
  * memory for all that ends in a turn. Runs on the fetcher's thread. */
 #define _GNU_SOURCE
-#include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "server/fetch.h"
 #include "server/fetch_int.h"
+#include "server/metrics.h"
 
 enum {
     BLOCK_BYTES = 128 * 1024,
     BLOCKS_KEPT = 32,
     FLUSH_US = 2000, /* between two messages to the keeper, which each wake it */
     BLOCK_TOUCHED = 8 * 1024,
-    IN_MEMORY_MAX = 32 * 1024 * 1024, /* of large bodies for which there is no descriptor */
-    COPY_BODY = 16 * 1024,            /* a larger body's memory is handed over instead */
+    SPILLED_COST = 16 * 1024,                  /* not memory, but work for the disk */
+    COPY_BODY = 16 * 1024,                     /* a larger body's memory is handed over instead */
     STORABLE = 1000 * 1000 * 1000 - 64 * 1024, /* SQLite's longest row, 10^9 bytes, less the rest */
 };
 
 /* ---- bodies ---- */
 
-/* No descriptor is free for a file. The body stays in memory while not too many do; else the
- * request is made again later, if it may be. */
-static int stay(struct transfer *t)
+static size_t counted(const struct buf *b)
 {
-    struct fetcher *f = t->f;
-    if (f->in_memory > IN_MEMORY_MAX && may_repeat(t)) {
-        t->no_descriptor = true;
-        return E_IO;
-    }
-    t->in_memory = true;
-    t->body.max = STORABLE;
-    f->in_memory += t->body.len;
-    return 0;
+    return b->cap > BODY_SMALL ? b->cap : 0;
 }
 
-/* It is not of this transfer any more. */
-static void leave_memory(struct transfer *t)
+bool body_charge(struct transfer *t)
 {
-    if (t->in_memory)
-        t->f->in_memory -= t->body.len;
-    t->in_memory = false;
-    t->body.max = SPILL_BYTES;
+    struct engine *e = t->f->e;
+    size_t now = counted(&t->body) + counted(&t->fields_in) + counted(&t->redirects);
+    if (now != t->charged) {
+        atomic_fetch_add(&e->bodies, (int64_t)now - (int64_t)t->charged);
+        t->charged = now;
+    }
+    return atomic_load_explicit(&e->bodies, memory_order_relaxed) < (int64_t)e->memory.bodies;
 }
 
-/* From memory to a file without a name in the data directory, so that many large bodies at once
- * don't fill the memory. */
-static int spill(struct transfer *t)
+/* How much of a body stays in memory before it goes to the file. */
+static size_t held_most(const struct transfer *t)
 {
-    t->spill_fd = open(t->f->e->cfg->data, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (t->spill_fd < 0)
-        return errno == EMFILE || errno == ENFILE || errno == ENOMEM ? stay(t) : E_IO;
-    atomic_fetch_add(&t->f->e->fds, 1);
-    size_t done = 0;
-    while (done < t->body.len) {
-        ssize_t n = write(t->spill_fd, t->body.data + done, t->body.len - done);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return E_IO;
-        done += (size_t)n;
-    }
-    buf_reset(&t->body);
-    return 0;
+    const struct engine *e = t->f->e;
+    int64_t used = atomic_load_explicit(&e->bodies, memory_order_relaxed);
+    if (used >= (int64_t)e->memory.bodies)
+        return BODY_SMALL;
+    bool some = used >= (int64_t)(e->memory.bodies / 2) || t->spill.len > 0;
+    return some ? HELD_SOME : HELD_MOST;
 }
 
 static int keep(struct transfer *t, const char *p, size_t n)
 {
-    if (t->spill_fd < 0 && !t->in_memory && t->body.len + n > SPILL_BYTES) {
-        int rc = spill(t);
-        if (rc != 0)
-            return rc;
+    size_t most = held_most(t);
+    int rc = 0;
+    if (t->body.len + n <= most) {
+        rc = buf_add(&t->body, p, n);
+    } else {
+        if (most == BODY_SMALL)
+            metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
+        if (t->body.len > 0)
+            rc = spill_add(&t->spill, t->body.data, t->body.len);
+        if (rc == 0)
+            rc = spill_add(&t->spill, p, n);
+        if (t->body.cap > most)
+            buf_fini(&t->body);
+        buf_reset(&t->body);
     }
-    if (t->spill_fd < 0) {
-        int rc = buf_add(&t->body, p, n);
-        if (rc == 0 && t->in_memory)
-            t->f->in_memory += n;
-        return rc;
-    }
-    while (n > 0) {
-        ssize_t w = write(t->spill_fd, p, n);
-        if (w < 0 && errno == EINTR)
-            continue;
-        if (w <= 0)
-            return E_IO;
-        p += w;
-        n -= (size_t)w;
-    }
-    return 0;
+    (void)body_charge(t);
+    return rc;
 }
 
 uint64_t body_max(const struct transfer *t)
@@ -117,17 +93,9 @@ size_t body_write(struct transfer *t, const char *p, size_t n)
 
 void body_drop(struct transfer *t)
 {
-    if (t->in_memory) {
-        leave_memory(t);
-        buf_fini(&t->body);
-    }
     t->body_len = 0;
     buf_reset(&t->body);
-    if (t->spill_fd >= 0) {
-        close(t->spill_fd);
-        atomic_fetch_sub(&t->f->e->fds, 1);
-    }
-    t->spill_fd = -1;
+    spill_free(&t->spill);
 }
 
 /* ---- results ---- */
@@ -209,7 +177,6 @@ static struct done *reserve(struct fetcher *f, size_t need)
     m->used += sizeof(*d);
     *m->tail = d;
     m->tail = &d->next;
-    d->r.body_fd = -1;
     return d;
 }
 
@@ -236,23 +203,67 @@ static struct span of_buf(const struct buf *b)
     return b->len == 0 ? (struct span){0} : (struct span){b->data, b->len};
 }
 
+/* store_read_fn: first what was spilled, then what was still in memory. */
+static int read_body(void *arg, uint64_t at, void *p, size_t len)
+{
+    const struct done *d = arg;
+    char *to = p;
+    if (at < d->spill.len) {
+        uint64_t left = d->spill.len - at;
+        size_t n = len < left ? len : (size_t)left;
+        int rc = spill_read(&d->spill, at, to, n);
+        if (rc != 0)
+            return rc;
+        to += n;
+        at += n;
+        len -= n;
+    }
+    if (len == 0)
+        return 0;
+    at -= d->spill.len;
+    if (at > d->r.body.len || len > d->r.body.len - at)
+        return E_IO;
+    memcpy(to, d->r.body.ptr + at, len);
+    return 0;
+}
+
+/* The body's memory goes with the result, and stays counted. */
+static void give_body(struct transfer *t, struct done *d)
+{
+    d->owned_body = t->body.data;
+    d->owned_bytes = counted(&t->body);
+    d->r.body = (struct span){t->body.data, t->body.len};
+    t->f->out->bytes += t->body.cap;
+    t->charged -= d->owned_bytes;
+    buf_init(&t->body, HELD_MOST);
+}
+
 static void put_body(struct transfer *t, struct done *d)
 {
     struct result *r = &d->r;
     r->body_len = t->body_len;
-    if (t->spill_fd >= 0) {
-        r->body_fd = t->spill_fd;
-        t->spill_fd = -1;
-        t->f->out->bytes += SPILL_BYTES; /* not memory, but a descriptor and work for the disk */
+    if (t->spill.len > 0) {
+        if (t->body.len > 0)
+            give_body(t, d);
+        d->spill = t->spill;
+        spill_init(&t->spill, d->spill.file);
+        r->body_read = read_body;
+        r->body_arg = d;
+        t->f->out->bytes += SPILLED_COST;
     } else if (t->body.len > COPY_BODY) {
-        d->owned_body = t->body.data;
-        r->body = (struct span){t->body.data, t->body.len};
-        t->f->out->bytes += t->body.cap;
-        leave_memory(t);
-        buf_init(&t->body, SPILL_BYTES);
+        give_body(t, d);
     } else if (t->status != 0) { /* an empty body is a body too */
         r->body = put(t->f, (struct span){t->body.len > 0 ? t->body.data : "", t->body.len});
     }
+}
+
+void out_done_free(struct engine *e, struct done *d)
+{
+    free(d->owned_body);
+    if (d->owned_bytes > 0)
+        atomic_fetch_sub(&e->bodies, (int64_t)d->owned_bytes);
+    if (d->spill.file != NULL)
+        spill_free(&d->spill);
 }
 
 static void put_origin(struct done *d, const struct transfer *t)
@@ -290,7 +301,8 @@ void out_result(struct transfer *t, const struct verdict *v)
     if (fetched && final.len == t->item.url.len &&
         memcmp(final.ptr, t->item.url.ptr, final.len) == 0)
         final = (struct span){0}; /* the same */
-    size_t small_body = t->body.len <= COPY_BODY ? t->body.len : 0;
+    bool copied = t->spill.len == 0 && t->body.len <= COPY_BODY;
+    size_t small_body = copied ? t->body.len : 0;
     struct done *d = reserve(f, message.len + ip.len + fields.len + redirects.len + final.len +
                                     t->item.url.len + t->item.custom_id.len + small_body);
     struct result *r = &d->r;

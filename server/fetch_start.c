@@ -155,7 +155,7 @@ CURL *start_easy(struct fetcher *f)
 
 void start_give_easy(struct fetcher *f, CURL *easy)
 {
-    if (f->n_easies == EASY_POOL) {
+    if (f->n_easies >= f->spares_max) {
         curl_easy_cleanup(easy);
         return;
     }

@@ -2,7 +2,6 @@
  * let out, and pages go to the fetchers. */
 #include <inttypes.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "server/budget.h"
 #include "server/fetch.h"
@@ -44,11 +43,7 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
         else if (stored && !d->skip)
             l->done_bits[d->r.index / 8] |= (uint8_t)(1U << (d->r.index % 8));
         budget_back(k->e, l, 1);
-        free(d->owned_body);
-        if (d->r.body_fd >= 0) {
-            close(d->r.body_fd);
-            atomic_fetch_sub(&k->e->fds, 1);
-        }
+        out_done_free(k->e, d);
         live_unref(l);
     }
     int64_t was = atomic_fetch_sub(&k->e->unwritten, (int64_t)m->bytes);

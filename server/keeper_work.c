@@ -2,7 +2,6 @@
  * cancelled requests their results, and removing rows, in slices, so that nothing else waits. */
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "server/budget.h"
 #include "server/fetch.h"
@@ -216,7 +215,6 @@ static int cancel_page(struct keeper *k, struct live *l, const struct page *head
             .url = it.url,
             .custom_id = it.custom_id,
             .completed_ms = wall_ms(),
-            .body_fd = -1,
         };
         r.timing_us[TIMING_QUEUED] = waited > 0 ? (uint64_t)waited : 0;
         if (waiting_has(l, it.index))
@@ -313,9 +311,7 @@ static void drop_message(struct keeper *k, struct msg *m)
     case KEEPER_RESULTS: {
         struct msg_results *r = (struct msg_results *)m;
         for (struct done *d = r->first; d != NULL; d = d->next) {
-            free(d->owned_body);
-            if (d->r.body_fd >= 0)
-                close(d->r.body_fd);
+            out_done_free(k->e, d);
             live_unref(d->live);
         }
         out_block_free(k->e, r);

@@ -12,8 +12,9 @@
 #define MIB (1024 * KIB)
 
 enum {
-    FIXED_MIB = 26,       /* measured: 15 MiB at rest, 8 MiB of SQLite's caches */
-    FETCHER_MIB = 3,      /* handles and buffers kept for the next transfers */
+    FIXED_MIB = 26,   /* measured: 15 MiB at rest, 8 MiB of SQLite's caches */
+    SPARES_PART = 32, /* of the limit, for handles that are kept for the next transfers */
+    SPARES_MOST = 512,
     SLACK_PART = 8,       /* of the limit */
     POOL_MOST = 64,       /* KiB of an API connection … */
     POOL_LEAST = 16,      /* … and the least that takes a usual request's header */
@@ -54,7 +55,8 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
     ASSERT(limit >= MEMORY_LEAST && w->fetchers > 0);
     *p = (struct memory_plan){.limit = limit};
     p->slack = least(limit / SLACK_PART, 512 * MIB);
-    p->fixed = FIXED_MIB * MIB + least(w->fetchers * FETCHER_MIB * MIB, limit / 8);
+    p->fixed = FIXED_MIB * MIB +
+               least(limit / SPARES_PART, (uint64_t)w->fetchers * SPARES_MOST * MEMORY_TRANSFER);
     uint64_t all = limit - p->slack - p->fixed;
 
     p->transfers = share(all, 31, (uint64_t)w->transfers * (MEMORY_TRANSFER + MEMORY_TLS));
@@ -75,6 +77,8 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
     p->window_requests = (uint32_t)least(p->window / MEMORY_REQUEST, WINDOW_MOST);
     p->names_max = (uint32_t)least(p->names / w->fetchers / MEMORY_NAME, NAMES_MOST);
     p->kept_max = (uint32_t)least(p->kept / w->fetchers / MEMORY_KEPT, KEPT_MOST);
+    uint64_t spares = limit / SPARES_PART / w->fetchers / MEMORY_TRANSFER;
+    p->spares_max = (uint32_t)least(spares, SPARES_MOST);
     p->unread = least(p->answers / 4, 16 * MIB);
 }
 

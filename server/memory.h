@@ -45,6 +45,7 @@ struct memory_plan {
     uint32_t connection_bytes; /* libmicrohttpd's memory for each */
     uint32_t names_max;        /* a fetcher's name cache */
     uint32_t kept_max;         /* a fetcher's hosts and lanes */
+    uint32_t spares_max;       /* handles that a fetcher keeps for its next transfers */
     uint64_t unread;           /* of one answer that is made before it is sent */
 };
 

@@ -1,16 +1,14 @@
 /* The rows of results and their bodies; see sqlite.c. */
-#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "storage/sqlite_int.h"
 
 enum { BLOB_PIECE = 256 * 1024 };
 
-/* From a file, in pieces: it may be large. */
+/* In pieces: it may be large. */
 static int add_spilled_body(struct store *s, int64_t id, const struct result *r)
 {
     sqlite3_stmt *q;
@@ -30,17 +28,14 @@ static int add_spilled_body(struct store *s, int64_t id, const struct result *r)
     rc = sq_fail(s, sqlite3_blob_open(s->db, "main", "body", "data", id, 1, &blob));
     for (uint64_t at = 0; rc == 0 && at < r->body_len;) {
         uint64_t left = r->body_len - at;
-        ssize_t n = pread(r->body_fd, piece, left < BLOB_PIECE ? left : BLOB_PIECE, (off_t)at);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0) {
-            snprintf(s->error, sizeof(s->error), "reading a spilled body: %s",
-                     n == 0 ? "it is shorter than expected" : strerror(errno));
-            rc = E_IO;
+        size_t n = left < BLOB_PIECE ? (size_t)left : BLOB_PIECE;
+        rc = r->body_read(r->body_arg, at, piece, n);
+        if (rc != 0) {
+            snprintf(s->error, sizeof(s->error), "a body cannot be read to be stored");
             break;
         }
         rc = sq_fail(s, sqlite3_blob_write(blob, piece, (int)n, (int)at));
-        at += (uint64_t)n;
+        at += n;
     }
     sqlite3_blob_close(blob);
     free(piece);
@@ -51,7 +46,7 @@ static int add_body(struct store *s, int64_t id, const struct result *r)
 {
     if (r->body_len == 0)
         return 0;
-    if (r->body_fd >= 0)
+    if (r->body_read != NULL)
         return add_spilled_body(s, id, r);
     sqlite3_stmt *q;
     int rc = sq_get(s, S_ADD_BODY, &q);
@@ -87,7 +82,7 @@ int store_add_result(struct store *s, int64_t batch, const struct result *r)
     sq_bind_blob(q, 16, r->timing_us, sizeof(r->timing_us));
     sqlite3_bind_int64(q, 17, r->completed_ms);
     sqlite3_bind_int64(q, 18, (int64_t)r->body_len);
-    sqlite3_bind_int(q, 19, r->body.ptr != NULL || r->body_fd >= 0);
+    sqlite3_bind_int(q, 19, r->body.ptr != NULL || r->body_read != NULL);
     rc = sq_finish(s, q);
     return rc != 0 ? rc : add_body(s, id, r);
 }
@@ -162,7 +157,6 @@ static void read_result(sqlite3_stmt *q, struct result *r)
     r->completed_ms = sqlite3_column_int64(q, 16);
     r->body_len = (uint64_t)sqlite3_column_int64(q, 17);
     r->body = sqlite3_column_int(q, 18) ? (struct span){"", 0} : (struct span){0};
-    r->body_fd = -1;
 }
 
 static enum statement query_of(const struct result_query *w)

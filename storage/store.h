@@ -121,6 +121,9 @@ enum store_timing {
 
 /* A finished request. Pointers belong to whoever filled it in: for store_add_result the caller;
  * in callbacks and from store_result the store (valid until its next call). */
+/* Gives len bytes of a body of body_len bytes, from `at`. 0, E_IO. */
+typedef int store_read_fn(void *arg, uint64_t at, void *p, size_t len);
+
 struct result {
     uint64_t n;     /* order of completion within the batch, from 1: the cursor */
     uint64_t index; /* position in the submission, from 0 */
@@ -140,8 +143,9 @@ struct result {
     uint64_t timing_us[STORE_TIMINGS];
     int64_t completed_ms; /* wall clock, Unix time in ms */
     uint64_t body_len;
-    struct span body; /* for add: the body, if it is in memory; from reads: always none */
-    int body_fd;      /* for add: a file that holds body_len bytes from 0, or -1 */
+    struct span body;         /* for add: the body, if it is in memory; from reads: always none */
+    store_read_fn *body_read; /* for add: gives the body where it is elsewhere; NULL: it is not */
+    void *body_arg;
 };
 
 /* A place in the order in which a batch's attempts are due. */

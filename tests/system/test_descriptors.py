@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from harness import SLOWER, eventually, size
-from origin import HOSTS, content
+from origin import HOSTS
 
 
 def limited(hard, soft=64):
@@ -157,17 +157,6 @@ def test_connections_and_lookups_that_the_system_refuses(start, origin, fault):
                                for i in range(n)])
     all_succeeded_at_once(results)
     assert origin.arrivals() == n
-
-
-@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOMEM"])
-def test_files_that_the_system_refuses(start, origin, error):
-    service = start("--max-per-host", 20)
-    with refusing(service, f"openat:error={error}:when=1+2", "-P", str(service.data)):
-        results = service.run([origin.url(f"/bytes/300000?t={i}", HOSTS[i % 20])
-                               for i in range(40)])
-    all_succeeded_at_once(results)
-    assert all(service.body(r) == content(300000, str(r["index"])) for r in results)
-    assert origin.arrivals() == 40
 
 
 @pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECONNABORTED"])

@@ -129,8 +129,7 @@ static inline void add_batch(struct store *s, int64_t no, enum batch_state state
 
 static inline struct result result_of(uint64_t n, uint64_t index)
 {
-    return (struct result){
-        .n = n, .index = index, .url = {"http://a.example/", 17}, .attempts = 1, .body_fd = -1};
+    return (struct result){.n = n, .index = index, .url = {"http://a.example/", 17}, .attempts = 1};
 }
 
 static inline int add_plain(struct store *s, int64_t batch, uint64_t n)
