@@ -10,6 +10,7 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "api/ingest.h"
 #include "api/routes.h"
 #include "server/metrics.h"
 
@@ -43,8 +44,11 @@ void answer_count(struct request *r, unsigned status)
 {
     r->answered = true;
     r->status = status;
-    metric_add(METRIC_API_REQUESTS + routes_number(r) * METRIC_SET_STATUS_SIZE + status / 100 - 1,
-               1);
+    unsigned route = routes_number(r);
+
+    metric_add(METRIC_API_REQUESTS + route * METRIC_SET_STATUS_SIZE + status / 100 - 1, 1);
+    if (route != METRIC_SET_ROUTE_SIZE - 1 && r->route->flags & ROUTE_UPLOAD)
+        ingest_count(r);
 }
 
 enum MHD_Result answer_send(struct request *r, unsigned status, struct MHD_Response *resp,

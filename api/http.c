@@ -162,7 +162,11 @@ static void on_connection(void *arg, struct MHD_Connection *conn, void **context
     (void)conn;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         *context = calloc(1, sizeof(struct slot));
-    } else if (s) {
+        metric_change(METRIC_API_CONNECTIONS, 1);
+        return;
+    }
+    metric_change(METRIC_API_CONNECTIONS, -1);
+    if (s) {
         request_free(s->pending);
         free(s);
         *context = NULL;
@@ -279,9 +283,9 @@ static enum MHD_Result finish(struct request *r)
     return r->options ? routes_options(r) : r->route->fn(r);
 }
 
-static enum MHD_Result on_call(void *arg, struct MHD_Connection *conn, const char *url,
-                               const char *method, const char *version, const char *data,
-                               size_t *size, void **context)
+static enum MHD_Result serve(void *arg, struct MHD_Connection *conn, const char *url,
+                             const char *method, const char *version, const char *data,
+                             size_t *size, void **context)
 {
     struct request *r = *context;
 
@@ -296,6 +300,17 @@ static enum MHD_Result on_call(void *arg, struct MHD_Connection *conn, const cha
     if (*size > 0)
         return body(r, data, size);
     return finish(r);
+}
+
+static enum MHD_Result on_call(void *arg, struct MHD_Connection *conn, const char *url,
+                               const char *method, const char *version, const char *data,
+                               size_t *size, void **context)
+{
+    int64_t begin = now_us();
+    enum MHD_Result ok = serve(arg, conn, url, method, version, data, size, context);
+
+    metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_API, now_us() - begin);
+    return ok;
 }
 
 static void on_completed(void *arg, struct MHD_Connection *conn, void **context,

@@ -412,12 +412,29 @@ struct rebatch *ingest_owned(const struct request *r)
     return r->ingest ? r->ingest->rebatch : NULL;
 }
 
+void ingest_count(const struct request *r)
+{
+    unsigned outcome = METRIC_SUBMISSION_ABORTED;
+
+    if (r->status >= 500)
+        outcome = METRIC_SUBMISSION_FAILED;
+    else if (r->status >= 400)
+        outcome = METRIC_SUBMISSION_REFUSED;
+    else if (r->status != 0)
+        outcome = r->ingest->rc == E_EXISTS ? METRIC_SUBMISSION_REPEATED
+                                            : METRIC_SUBMISSION_ACCEPTED;
+    metric_add(METRIC_SUBMISSIONS + outcome, 1);
+    metric_add(METRIC_PRESSURE + METRIC_PRESSURE_BUSY, r->problem.type == PROBLEM_BUSY);
+}
+
 void ingest_free(struct request *r)
 {
     struct ingest *in = r->ingest;
 
     if (!in)
         return;
+    if (r->status == 0)
+        ingest_count(r);
     if (in->prev)
         in->prev->next = in->next;
     else

@@ -11,6 +11,8 @@ int ingest_begin(struct request *r) MUSTCHECK;
 enum MHD_Result ingest_body(struct request *r, const char *data, size_t *size);
 enum MHD_Result ingest_finish(struct request *r);
 void ingest_free(struct request *r);
+/* What became of a submission: when it is answered, or was given up (r->status 0). */
+void ingest_count(const struct request *r);
 
 /* A batch that is made by us: checks the Idempotency-Key and makes r->ingest; `content` is what the
  * key stands for. E_INVAL: r->problem is set. */

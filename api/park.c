@@ -64,6 +64,7 @@ bool park_suspend(struct request *r)
     pthread_mutex_lock(&api->lock);
     if (r->park == PARK_ARMED) {
         r->park = PARK_SUSPENDED;
+        metric_change(METRIC_API_SUSPENDED, 1);
         MHD_suspend_connection(r->conn);
         suspended = true;
     } else {
@@ -78,6 +79,7 @@ static void wake_locked(struct request *r)
 {
     if (r->park == PARK_SUSPENDED) {
         r->park = PARK_NONE;
+        metric_change(METRIC_API_SUSPENDED, -1);
         MHD_resume_connection(r->conn);
     } else {
         ASSERT(r->park == PARK_ARMED);

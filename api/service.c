@@ -73,10 +73,12 @@ enum MHD_Result service_readyz(struct request *r)
 
 enum MHD_Result service_metrics(struct request *r)
 {
+    int64_t values[METRIC_CELLS];
     struct buf b;
 
+    engine_metrics(r->api->engine, r->api->store, values);
     buf_init(&b, METRICS_MAX);
-    if (exposition_write(&b) != 0) {
+    if (exposition_write(&b, values) != 0) {
         buf_fini(&b);
         return answer_fail(r, PROBLEM_INTERNAL, "out of memory");
     }

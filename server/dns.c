@@ -19,6 +19,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "server/metrics.h"
+
 enum {
     CACHE_MAX = 65536,
     INFLIGHT_MAX = 128, /* a small server's socket buffer holds some 250 packets */
@@ -331,6 +333,19 @@ static void hold(struct dns *d)
         d->due = d->hold_until;
 }
 
+static void count_lookup(const struct entry *e, int status)
+{
+    enum metric_label_DNS l = METRIC_DNS_FAILED;
+    if (e->rc == 0)
+        l = METRIC_DNS_OK;
+    else if (e->rc == E_NOTFOUND)
+        l = METRIC_DNS_NOT_FOUND;
+    else if (status == ARES_ETIMEOUT)
+        l = METRIC_DNS_TIMEOUT;
+    metric_add(METRIC_DNS_LOOKUPS + (unsigned)l, 1);
+    metric_observe_us(METRIC_DNS_TIME, 0, e->d->now - e->asked_us);
+}
+
 static void on_ares(void *arg, int status, int timeouts, struct ares_addrinfo *ai)
 {
     struct entry *e = arg;
@@ -353,6 +368,7 @@ static void on_ares(void *arg, int status, int timeouts, struct ares_addrinfo *a
                 set_answer(e, ai, d->starting == e);
             else
                 set_error(e, status);
+            count_lookup(e, status);
             set_state(e, d->starting == e ? KNOWN : DONE);
         }
         /* Ended by a question about another name, from dns_resolve() perhaps: its waiters are
@@ -618,6 +634,7 @@ int dns_resolve(struct dns *d, const char *name, int64_t now, dns_fn *fn, void *
     if ((e->state == KNOWN || e->state == DONE) && e->expires > now) {
         if (e->state == KNOWN)
             set_state(e, KNOWN); /* to the end: used last */
+        metric_add(METRIC_DNS_CACHED, 1);
         copy_answer(e, a);
         return 0;
     }

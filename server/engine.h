@@ -11,6 +11,7 @@
 #include "server/config.h"
 #include "server/item.h"
 #include "server/memory.h"
+#include "server/metrics.h"
 #include "storage/store.h"
 
 struct engine;
@@ -28,6 +29,10 @@ uint32_t engine_max_clients(const struct engine *e);
 const struct memory_plan *engine_memory(const struct engine *e);
 /* The same for a configuration, as a comment line on stdout (--check). */
 void engine_print_memory(const struct config *cfg);
+
+/* Every value of metrics.h at one moment: what was counted, and what is now. `reader` is the
+ * caller's own STORE_READ connection. */
+void engine_metrics(struct engine *e, struct store *reader, int64_t out[METRIC_CELLS]);
 
 /* keeper: a batch ended (COMPLETED, CANCELLED) or was deleted. Set once, before requests come;
  * fn NULL: no longer told. Every other callback below comes exactly once, whatever fails. */

@@ -13,6 +13,7 @@
 
 #include "server/budget.h"
 #include "server/fetch_int.h"
+#include "server/metrics.h"
 
 enum {
     FULL_US = 10 * 1000, /* then look whether others have given descriptors back */
@@ -366,16 +367,24 @@ static void take_forgotten(struct fetcher *f)
         host_release(CONTAINER_OF(h, struct host, s));
 }
 
+/* Whether starts are held back; counts the times that it begins, if there is something to start. */
+static bool held(const struct fetcher *f, bool now, bool *before, enum metric_label_PRESSURE cause)
+{
+    metric_add(METRIC_PRESSURE + (unsigned)cause, now && !*before && f->in_pages > 0);
+    *before = now;
+    return now;
+}
+
 /* Starts what may start; returns whether there may be more. */
 static bool start_some(struct fetcher *f)
 {
     sched_turn(&f->sched, f->now, atomic_exchange(&f->woken, false));
     take_forgotten(f);
     for (unsigned n = 0; n < STARTS_PER_TURN; n++) {
-        if (atomic_load(&f->e->unwritten) > (int64_t)f->e->memory.unwritten)
+        if (held(f, atomic_load(&f->e->unwritten) > (int64_t)f->e->memory.unwritten, &f->unwritten,
+                 METRIC_PRESSURE_UNWRITTEN))
             return false; /* the keeper wakes us */
-        f->full = multi_full(f);
-        if (f->full)
+        if (held(f, multi_full(f), &f->full, METRIC_PRESSURE_DESCRIPTORS))
             return false;
         struct sched_lane *s = sched_pick(&f->sched);
         if (s == NULL)

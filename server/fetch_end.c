@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "server/fetch_int.h"
+#include "server/metrics.h"
 #include "server/policy.h"
 #include "server/retry.h"
 
@@ -146,9 +147,10 @@ static void requeue(struct transfer *t)
 }
 
 /* It waits for another attempt with the keeper, which stores it: here is nothing left of it. */
-static void retry_later(struct transfer *t)
+static void retry_later(struct transfer *t, enum outcome why)
 {
     struct fetcher *f = t->f;
+    metric_add(METRIC_RETRIES + (unsigned)why, 1);
     f->random = f->random * 6364136223846793005ULL + 1442695040888963407ULL;
     int64_t ms = retry_delay_ms(&t->live->retry, t->attempts, t->retry_after_ms, f->random >> 17);
     transfer_detach(t);
@@ -160,9 +162,10 @@ void end_with(struct transfer *t, struct verdict v)
 {
     start_undo(t);
     start_release(t);
+    metric_observe_us(METRIC_REQUEST_TIME, 0, t->active_us);
     if (v.again &&
         t->attempts < policy_attempts(&t->live->retry, t->item.max_attempts, t->item.method)) {
-        retry_later(t);
+        retry_later(t, v.outcome);
         return;
     }
     char text[96];
@@ -226,6 +229,7 @@ static void follow(struct transfer *t)
     t->url = next;
     t->hop_url = to;
     t->hops++;
+    metric_add(METRIC_REDIRECTS, 1);
     t->fresh = t->resent = t->named = false;
     t->lost_times = 0;
     t->other_addresses = 0;
@@ -314,6 +318,7 @@ static void pause_for_ports(struct fetcher *f, struct host *h)
         int64_t us = again ? h->ports_pause_us * 2 : PAUSE_US;
         h->ports_pause_us = us < PORTS_PAUSE_MAX_US ? us : PORTS_PAUSE_MAX_US;
         h->ports_pause_end = f->now + h->ports_pause_us;
+        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_PORTS, 1);
         log_line(LOG_DEBUG, "fetch", "%s: no port is free for another connection", h->name);
     }
     f->ports_short_until = h->ports_pause_end + PORTS_AGAIN_US;
@@ -333,6 +338,7 @@ static bool own_limit(struct transfer *t, CURLcode code)
     }
     if (!t->no_descriptor && err != EAGAIN && err != ENOBUFS && err != ENOMEM)
         return false;
+    metric_add(METRIC_PRESSURE + METRIC_PRESSURE_DESCRIPTORS, 1);
     atomic_store(&f->e->starved_until, f->now + 4 * PAUSE_US);
     /* not all fetchers at once: each of them may need several to get anywhere */
     f->random = f->random * 6364136223846793005ULL + 1442695040888963407ULL;

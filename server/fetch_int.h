@@ -273,6 +273,8 @@ struct fetcher {
     int64_t no_starts_before; /* out of descriptors: pause */
     _Atomic bool woken;       /* another fetcher gave slots back that we wait for */
     bool full;                /* no descriptor for another transfer */
+    bool unwritten;           /* too many results are on their way to the disk */
+    int64_t turn_us;          /* when this turn began */
     int64_t spare_due;        /* when to ask the others for descriptors again */
     int64_t ports_short_until;
     uint32_t n_parted;

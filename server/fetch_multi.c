@@ -15,6 +15,7 @@
 
 #include "server/budget.h"
 #include "server/fetch_int.h"
+#include "server/metrics.h"
 
 enum {
     EVENTS = 512,
@@ -457,13 +458,20 @@ void multi_turn(struct fetcher *f, int64_t until)
     settle_idle(f);
     int64_t aged = age_out(f);
     until = aged < until ? aged : until;
+    uint32_t idle = 0;
     for (unsigned i = 0; i < ALL_SHARDS; i++) {
-        if (f->shards[i].due_us < until)
-            until = f->shards[i].due_us;
-        if (f->shards[i].touched)
+        const struct shard *s = &f->shards[i];
+        if (s->due_us < until)
+            until = s->due_us;
+        if (s->touched)
             until = f->now;
+        idle += s->open > s->active ? s->open - s->active : 0;
     }
-    int64_t wait_us = until == INT64_MAX ? -1 : until - now_us();
+    int64_t now = now_us(), wait_us = until == INT64_MAX ? -1 : until - now;
+    metric_put(METRIC_CONNECTIONS_OPEN, f->sockets);
+    metric_put(METRIC_CONNECTIONS_IDLE, idle);
+    if (f->turn_us != 0)
+        metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_FETCHER, now - f->turn_us);
     int wait_ms = -1;
     if (until != INT64_MAX)
         wait_ms = wait_us <= 0 ? 0 : wait_us > 60000000 ? 60000 : (int)((wait_us + 999) / 1000);
@@ -471,7 +479,7 @@ void multi_turn(struct fetcher *f, int64_t until)
     struct epoll_event ev[EVENTS];
     int n = epoll_wait(f->epoll, ev, EVENTS, wait_ms);
     ASSERT(n >= 0 || errno == EINTR);
-    f->now = now_us();
+    f->now = f->turn_us = now_us();
     for (int i = 0; i < n; i++)
         on_event(f, ev[i].data.fd, ev[i].events);
     for (unsigned i = 0; i < ALL_SHARDS; i++) {

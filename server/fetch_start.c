@@ -7,6 +7,7 @@
 
 #include "server/budget.h"
 #include "server/fetch_int.h"
+#include "server/metrics.h"
 
 enum {
     IDLE_AGE_S = 60,
@@ -38,6 +39,8 @@ static int on_connected(void *arg, char *ip, char *local_ip, int port, int local
         return CURL_PREREQFUNC_ABORT;
     }
     t->connected = true;
+    metric_add(
+        METRIC_CONNECTIONS + (t->fd >= 0 ? METRIC_CONNECTION_OPENED : METRIC_CONNECTION_REUSED), 1);
     h2_connected(t);
     (void)local_ip;
     (void)port;
@@ -811,6 +814,7 @@ void start_next(struct fetcher *f, struct lane *l)
         return;
     }
     t->attempts += t->new_attempt;
+    metric_add(METRIC_ATTEMPTS, t->new_attempt);
     t->new_attempt = false;
     start_hop(t);
 }

@@ -48,7 +48,8 @@ static int commit_group(struct keeper *k, struct msg *list)
     bool background = !k->store_failed && (k->cancelling != NULL || k->n_removals > 0);
     if (!background && !needs_transaction(list))
         return 0;
-    int rc = store_begin(e->store, needs_sync(list));
+    bool durable = needs_sync(list);
+    int rc = store_begin(e->store, durable);
     if (rc != 0)
         goto out;
     for (struct msg *m = list; rc == 0 && m != NULL; m = m->next)
@@ -62,7 +63,7 @@ static int commit_group(struct keeper *k, struct msg *list)
         store_rollback(e->store);
         goto out;
     }
-    rc = store_commit(e->store);
+    rc = keeper_commit(k, durable);
     if (rc != 0)
         log_line(LOG_ERROR, "keeper", "committing to the database: %s", store_error(e->store));
 out:
@@ -70,6 +71,8 @@ out:
         for (struct live *l = k->touched; l != NULL; l = l->touched_next)
             keeper_clear_group(l);
         k->touched = NULL;
+        metric_add(METRIC_COMMITS_FAILED, 1);
+        keeper_count_nothing(k);
         keeper_background_undo(k);
     }
     return rc;
@@ -92,7 +95,7 @@ static void turn(struct keeper *k, struct msg *list)
         keeper_feed(k);
     if (reading)
         store_read_end(k->e->store);
-    store_checkpoint(k->e->store, false);
+    keeper_checkpoint(k);
 }
 
 static struct msg *join(struct msg *a, struct msg *b)
@@ -218,6 +221,7 @@ void *keeper_main(void *arg)
             (void)poll(NULL, 0, RETRY_STORE_MS);
         else if (poll(&p, 1, wait_ms(k)) < 0)
             ASSERT(errno == EINTR);
+        int64_t begin = now_us();
         struct msg *kept = k->kept;
         k->kept = NULL;
         k->kept_tail = &k->kept;
@@ -231,6 +235,7 @@ void *keeper_main(void *arg)
             k->results_begin = now_us();
             k->results_due = k->kept != NULL ? 0 : k->results_begin + gather_us(k);
         }
+        metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_KEEPER, now_us() - begin);
     }
     keeper_drain(k);
     free(k);

@@ -23,6 +23,7 @@ int keeper_add_result(struct keeper *k, struct live *l, struct result *r)
     if (rc != 0)
         return rc;
     touch(k, l);
+    keeper_count_result(k, r);
     l->group_done++;
     l->group_bytes += r->body_len;
     if (r->status == RESULT_SUCCEEDED)

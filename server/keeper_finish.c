@@ -60,10 +60,10 @@ void keeper_publish(struct keeper *k)
     k->n_touched = 0;
     struct engine *e = k->e;
     int64_t now = now_us();
-    for (struct live *l = k->touched, *next; l != NULL; l = next) {
-        next = l->touched_next;
+    pthread_mutex_lock(&e->mutex);
+    keeper_count_group(k);
+    for (struct live *l = k->touched; l != NULL; l = l->touched_next) {
         k->n_touched++;
-        pthread_mutex_lock(&e->mutex);
         l->next_n += l->group_done;
         l->done += l->group_done;
         l->b.succeeded += l->group_succeeded;
@@ -80,8 +80,12 @@ void keeper_publish(struct keeper *k)
             l->b.state = l->b.cancelled > 0 ? BATCH_CANCELLED : BATCH_COMPLETED;
             l->b.ended_ms = l->ended_ms;
             engine_remove(e, l);
+            keeper_count_end(l);
         }
-        pthread_mutex_unlock(&e->mutex);
+    }
+    pthread_mutex_unlock(&e->mutex);
+    for (struct live *l = k->touched, *next; l != NULL; l = next) {
+        next = l->touched_next;
         bool ending = l->ending;
         keeper_clear_group(l);
         if (ending) {
@@ -191,6 +195,7 @@ static void finish_steer(struct keeper *k, struct msg_steer *m, int rc)
         atomic_store(&l->deleted, true);
         pthread_mutex_lock(&e->mutex);
         engine_remove(e, l);
+        keeper_count_deleted(l);
         pthread_mutex_unlock(&e->mutex);
         keeper_forget(k, l);
         tell_end(e, l->b.id);

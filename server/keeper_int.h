@@ -5,6 +5,7 @@
 #define SERVER_KEEPER_INT_H
 
 #include "server/engine_int.h"
+#include "server/metrics.h"
 
 struct keeper {
     struct engine *e;
@@ -38,6 +39,7 @@ struct keeper {
     size_t n_removals, cap_removals;
     bool removal_over;
     bool worked; /* background work is in the transaction */
+    uint64_t group_results[METRIC_SET_RESULT_SIZE], group_bytes; /* that the group stores */
 };
 
 void *keeper_main(void *arg); /* struct keeper */
@@ -58,6 +60,18 @@ void keeper_finish(struct keeper *k, struct msg *m, int rc);
 void keeper_steered(struct keeper *k, struct msg_steer *m);
 /* Pages to the fetchers, as far as the windows have room. */
 void keeper_feed(struct keeper *k);
+
+/* keeper_count.c */
+int keeper_commit(struct keeper *k, bool durable) MUSTCHECK;
+void keeper_checkpoint(struct keeper *k);
+void keeper_count_result(struct keeper *k, const struct result *r);
+void keeper_count_nothing(struct keeper *k); /* the group came to nothing */
+/* With engine.mutex held: */
+void keeper_count_group(struct keeper *k);
+void keeper_count_accepted(const struct live *l);
+void keeper_count_recovered(const struct live *l);
+void keeper_count_end(const struct live *l);
+void keeper_count_deleted(const struct live *l);
 
 /* keeper_work.c */
 /* Makes a live batch of a copy of *b and enters it everywhere. */

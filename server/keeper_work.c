@@ -66,6 +66,8 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
     atomic_fetch_add(&k->e->live_bytes, budget_batch_cost(b->total));
     pthread_mutex_lock(&k->e->mutex);
     engine_insert(k->e, l);
+    if (!recovered)
+        keeper_count_accepted(l);
     pthread_mutex_unlock(&k->e->mutex);
     return l;
 }
@@ -142,6 +144,7 @@ static int recover_one(struct keeper *k, struct batch *b)
     if (rc != 0)
         return rc;
     l->next_n = last_n + 1;
+    keeper_count_recovered(l);
     rc = waiting_recover(k, l);
     if (rc != 0)
         return rc;

@@ -83,3 +83,9 @@ int64_t metric_value(unsigned cell)
         sum += atomic_load_explicit(&all[i].v[cell], memory_order_relaxed);
     return (int64_t)sum + atomic_load_explicit(&gauges[cell], memory_order_relaxed);
 }
+
+void metric_snapshot(int64_t out[METRIC_CELLS])
+{
+    for (unsigned i = 0; i < METRIC_CELLS; i++)
+        out[i] = metric_value(i);
+}

@@ -306,6 +306,13 @@ static inline void metric_add(unsigned cell, uint64_t n)
                               memory_order_relaxed);
 }
 
+/* This thread's part of a gauge, whose value is the sum over all threads. */
+static inline void metric_put(unsigned cell, uint64_t v)
+{
+    struct metric_cells *c = metric_own != NULL ? metric_own : metric_take();
+    atomic_store_explicit(&c->v[cell], v, memory_order_relaxed);
+}
+
 /* Gauges: one value for the whole process. COUNTER_US may be set too, when the system counts. */
 void metric_set(unsigned cell, int64_t v);
 void metric_change(unsigned cell, int64_t by);
@@ -333,5 +340,7 @@ extern const char *metric_cause_labels[METRIC_SET_CAUSE_SIZE];
 
 /* The value of one cell, over all threads. */
 int64_t metric_value(unsigned cell);
+/* Of all cells. */
+void metric_snapshot(int64_t out[METRIC_CELLS]);
 
 #endif

@@ -11,6 +11,8 @@
 #include <time.h>
 #include <uthash.h>
 
+#include "server/metrics.h"
+
 enum {
     SESSIONS_MAX = 1024, /* of a thread; each holds its peer's certificates, some 10 KiB */
     LIFE_MAX_S = 24 * 3600,
@@ -252,6 +254,10 @@ static int on_session(SSL *ssl, SSL_SESSION *fresh)
 static void on_info(const SSL *ssl, int where, int ret)
 {
     (void)ret;
+    if (where & SSL_CB_HANDSHAKE_DONE)
+        metric_add(METRIC_TLS_HANDSHAKES +
+                       (SSL_session_reused(ssl) ? METRIC_TLS_RESUMED : METRIC_TLS_FULL),
+                   1);
     if (!(where & SSL_CB_HANDSHAKE_START))
         return;
     struct conn *c = conn_of(ssl);
@@ -326,6 +332,7 @@ int tls_prepare(struct tls *t, void *ssl_ctx, const char *host, uint16_t port, b
         return E_NOMEM;
     SSL_CTX_clear_options(ctx, SSL_OP_NO_TICKET);
     SSL_CTX_sess_set_new_cb(ctx, on_session);
+    SSL_CTX_set_info_callback(ctx, on_info);
 
     struct session *s = find(t, origin);
     if (s == NULL)
@@ -341,7 +348,6 @@ int tls_prepare(struct tls *t, void *ssl_ctx, const char *host, uint16_t port, b
         return E_NOMEM;
     unlink_session(t, s);
     link_newest(t, s);
-    SSL_CTX_set_info_callback(ctx, on_info);
     *resumes = true;
     return 0;
 }

@@ -147,6 +147,7 @@ bool upload_wait(struct upload *u, upload_fn *fn, void *arg)
         u->wait_arg = arg;
     }
     pthread_mutex_unlock(&u->mutex);
+    metric_add(METRIC_PRESSURE + METRIC_PRESSURE_UPLOAD, wait);
     return wait;
 }
 

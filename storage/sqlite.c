@@ -430,4 +430,6 @@ void store_checkpoint(struct store *s, bool force)
     sqlite3_busy_timeout(s->db, 5000);
     if (code == SQLITE_OK)
         s->frames = 0;
+    s->checkpoints += code == SQLITE_OK;
+    s->checkpoints_failed += code != SQLITE_OK;
 }

@@ -29,6 +29,7 @@ enum {
     X(ROLLBACK, "ROLLBACK")                                                                        \
     X(SYNC_FULL, "PRAGMA synchronous=FULL")                                                        \
     X(SYNC_NORMAL, "PRAGMA synchronous=NORMAL")                                                    \
+    X(FREE_PAGES, "SELECT freelist_count, page_size FROM pragma_freelist_count, pragma_page_size") \
     X(LAST_NO, "SELECT max(no) FROM batch")                                                        \
     X(ADD_BATCH,                                                                                   \
       "INSERT INTO batch(" BATCH_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,"                \
@@ -100,6 +101,7 @@ struct store {
     bool folds; /* a writer whose database was found to be ours: close checkpoints */
     int lock_fd;
     int frames; /* of the write-ahead log, after the last commit */
+    uint64_t checkpoints, checkpoints_failed;
     void *page; /* the last one read */
     size_t page_cap;
     char error[256];

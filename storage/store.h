@@ -196,6 +196,9 @@ void store_read_end(struct store *s);
  * size, and cuts it to nothing. Never fails loudly: what it could not do now it does later. */
 void store_checkpoint(struct store *s, bool force);
 
+/* How many checkpoints came to their end, and how many did not (a reader was in the way, say). */
+void store_checkpoints(const struct store *s, uint64_t *done, uint64_t *failed);
+
 /* The largest batch number ever used; 0: none. */
 int store_last_batch_no(struct store *s, int64_t *no) MUSTCHECK;
 /* Inserts. E_EXISTS: its idem_key is in use by another batch that is not deleted. */
@@ -265,6 +268,13 @@ int store_find_key(struct store *s, const char *idem_key, struct batch *out) MUS
  * ones are left out. `states`: a bit set of (1 << enum batch_state); 0: all. */
 int store_list(struct store *s, int64_t before, unsigned states, uint32_t limit, store_batch_fn *fn,
                void *arg) MUSTCHECK;
+
+struct store_stats {
+    uint64_t db_bytes, wal_bytes; /* sizes of the files */
+    uint64_t free_bytes;          /* of the database: pages that will be used again */
+    uint64_t disk_free_bytes;     /* of the file system, for us; UINT64_MAX: unknown */
+};
+int store_stats(struct store *s, struct store_stats *out) MUSTCHECK;
 
 enum result_order { ORDER_COMPLETION, ORDER_INDEX };
 

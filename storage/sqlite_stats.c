@@ -1,0 +1,34 @@
+/* How large the database is, and what its connection has done. */
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include "storage/sqlite_int.h"
+
+static uint64_t file_size(const char *path)
+{
+    struct stat st;
+    return path != NULL && stat(path, &st) == 0 ? (uint64_t)st.st_size : 0;
+}
+
+int store_stats(struct store *s, struct store_stats *out)
+{
+    const char *path = sqlite3_db_filename(s->db, "main");
+    struct statvfs fs;
+    sqlite3_stmt *q;
+    *out = (struct store_stats){.db_bytes = file_size(path),
+                                .wal_bytes = file_size(sqlite3_filename_wal(path)),
+                                .disk_free_bytes = UINT64_MAX};
+    if (statvfs(path, &fs) == 0)
+        out->disk_free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    int rc = sq_get(s, S_FREE_PAGES, &q);
+    if (rc == 0 && sqlite3_step(q) == SQLITE_ROW)
+        out->free_bytes = (uint64_t)sqlite3_column_int64(q, 0) *
+                          (uint64_t)sqlite3_column_int64(q, 1);
+    return rc != 0 ? rc : sq_finish(s, q);
+}
+
+void store_checkpoints(const struct store *s, uint64_t *done, uint64_t *failed)
+{
+    *done = s->checkpoints;
+    *failed = s->checkpoints_failed;
+}
