@@ -30,7 +30,7 @@ def test_what_failed_is_a_new_batch_in_the_old_order(start, origin):
                           "metadata.a=b&limits.max_per_host=40&defaults.timeout_ms=4000",
                           lines.encode(), {"Content-Type": "application/x-ndjson"}).expect(202)
     first = service.wait(answer.json()["id"])
-    assert first["request_counts"]["failed"] == 3 * n // 1000
+    assert first["request_counts"]["failed"] == 3 * (n // 1000)
     assert retry(service, first, {"Idempotency-Key": "a b"}).problem(422, "invalid-field")
     answer = retry(service, first, {"Idempotency-Key": "again"}).expect(202)
     second = answer.json()
@@ -41,14 +41,15 @@ def test_what_failed_is_a_new_batch_in_the_old_order(start, origin):
     once_more = retry(service, first, {"Idempotency-Key": "again"}).expect(202)
     assert once_more.json()["id"] == second["id"]
     assert once_more.header("Idempotent-Replayed") == "true"
-    assert service.wait(second["id"])["request_counts"]["failed"] == 3 * n // 1000
+    assert service.wait(second["id"])["request_counts"]["failed"] == 3 * (n // 1000)
     results = sorted(service.results(second["id"]), key=lambda r: r["index"])
     failed = [i for i in range(n) if i % 1000 in (7, 400, 401)]
     assert [r["custom_id"] for r in results] == [f"c{i}" for i in failed]
     assert [r["url"] for r in results] == [requests[i]["url"] for i in failed]
     assert {r["error"]["code"] for r in results} == {"http_status", "connect", "invalid_url"}
-    posts = [h for h in origin.hits(n + n // 1000) if h.method == "POST"]
-    assert len(posts) == 2 * n // 1000
+    posts = n // 1000  # and as many each of those that never get there
+    hits = origin.hits(n - posts)
+    assert len([h for h in hits if h.method == "POST"]) == 2 * posts
     service.restart()
     assert service.batch(second["id"])["retry_of"] == first["id"]
 
