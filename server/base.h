@@ -1,5 +1,5 @@
 /* What every file of server/ and api/ may use: asserts that stay on, growable buffers with a
- * bound, clocks, the log. No state but the log level. */
+ * bound, clocks; and the log. No state. */
 #ifndef SERVER_BASE_H
 #define SERVER_BASE_H
 
@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "server/log.h"
 #include "storage/err.h"
 
 /* Always on, in release builds too: cheap, and a wrong state must not reach the disk. */
@@ -55,12 +56,5 @@ uint64_t hash64(const void *data, size_t n, uint64_t seed);
 
 /* Whether p[0..n) is well-formed UTF-8 (RFC 3629: no surrogates, no overlong forms). */
 bool utf8_valid(const char *p, size_t n);
-
-enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
-void log_set_level(enum log_level level);
-bool log_enabled(enum log_level level);
-/* One line to stderr: "2026-11-23T05:00:00.123Z info area: message". Control characters in the
- * message are escaped, so that nothing fetched can forge a line. */
-void log_line(enum log_level level, const char *area, const char *fmt, ...) PRINTF_LIKE(3, 4);
 
 #endif

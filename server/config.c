@@ -30,6 +30,8 @@ enum kind {
     K_SERVERS,
     K_FILE,
     K_LEVEL,
+    K_FORMAT,
+    K_YES,
     K_FLAG,
     K_CONFIG,
     K_HELP,
@@ -64,6 +66,9 @@ static const struct option options[] = {
      "largest body of one submission"},
     {"max-urls", K_NUM64, AT(max_urls), 1, 1000000000, "10000000", "N", "URLs in one batch"},
     {"log-level", K_LEVEL, AT(log_level), 0, 0, "info", "LEVEL", "error, warn, info or debug"},
+    {"log-format", K_FORMAT, AT(log_format), 0, 0, "text", "FORMAT", "text or json"},
+    {"log-requests", K_YES, AT(log_requests), 0, 0, "no", "yes|no",
+     "a line for every request to the API\n(at level debug: always)"},
 
     {.help = "Fetching"},
     {"max-parallel", K_NUM32, AT(max_parallel), 1, 1000000, "auto", "N|auto",
@@ -407,7 +412,25 @@ static const char *check_file(const char *v)
     return S_ISREG(st.st_mode) ? NULL : "it is not a file";
 }
 
-static const char *const levels[] = {"error", "warn", "info", "debug"};
+/* The words that an option takes; their numbers are its values. */
+static const char *const words[][5] = {
+    [K_LEVEL] = {"error", "warn", "info", "debug"},
+    [K_FORMAT] = {"text", "json"},
+    [K_YES] = {"no", "yes"},
+};
+
+static const char *set_word(enum kind k, const char *v, uint32_t *out)
+{
+    for (uint32_t i = 0; words[k][i] != NULL; i++) {
+        if (strcmp(words[k][i], v) == 0) {
+            *out = i;
+            return NULL;
+        }
+    }
+    return k == K_LEVEL    ? "it is not one of error, warn, info, debug"
+           : k == K_FORMAT ? "it is not one of text, json"
+                           : "it is not one of yes, no";
+}
 
 static const char *set_value(struct config *c, const struct option *o, const char *v)
 {
@@ -447,13 +470,8 @@ static const char *set_value(struct config *c, const struct option *o, const cha
     case K_LISTEN: return set_listen(c, v);
     case K_NETS: return add_nets(c, v);
     case K_LEVEL:
-        for (size_t i = 0; i < ARRAY_LEN(levels); i++) {
-            if (strcmp(levels[i], v) == 0) {
-                *(enum log_level *)m = (enum log_level)i;
-                return NULL;
-            }
-        }
-        return "it is not one of error, warn, info, debug";
+    case K_FORMAT:
+    case K_YES: return set_word(o->kind, v, m);
     case K_FLAG: *(bool *)m = true; return NULL;
     default: return NULL;
     }
@@ -807,7 +825,9 @@ void config_print(const struct config *c)
                        c->allow_net[k].prefix);
             putchar('\n');
             break;
-        case K_LEVEL: printf("%s = %s\n", o->name, levels[*(const enum log_level *)m]); break;
+        case K_LEVEL:
+        case K_FORMAT:
+        case K_YES: printf("%s = %s\n", o->name, words[o->kind][*(const uint32_t *)m]); break;
         default:
             if (*(char *const *)m != NULL)
                 printf("%s = %s\n", o->name, *(char *const *)m);

@@ -117,7 +117,9 @@ int main(int argc, char **argv)
         status = check(&cfg);
         goto out;
     }
-    log_set_level(cfg.log_level);
+    log_set_level((enum log_level)cfg.log_level);
+    log_set_format((enum log_format)cfg.log_format);
+    log_find_journal();
 #ifndef __SANITIZE_ADDRESS__ /* its leak check traces the process */
     /* Memory holds credentials of requests: no core dumps, no ptrace by others. */
     (void)prctl(PR_SET_DUMPABLE, 0);
@@ -128,6 +130,7 @@ int main(int argc, char **argv)
         goto out;
     }
     status = serve(&cfg, &signals);
+    log_finish();
     fetch_global_fini();
 out:
     config_fini(&cfg);

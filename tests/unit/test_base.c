@@ -199,53 +199,6 @@ static void test_utf8(void **state)
     assert_true(utf8_valid("a\0b", 3));
 }
 
-/* What log_line writes for one message. */
-static size_t logged(char *out, size_t cap, enum log_level level, const char *message)
-{
-    int fd[2], saved = dup(STDERR_FILENO);
-
-    assert_int_equal(pipe(fd), 0);
-    assert_true(dup2(fd[1], STDERR_FILENO) >= 0);
-    log_line(level, "test", "%s", message);
-    assert_true(dup2(saved, STDERR_FILENO) >= 0);
-    close(saved);
-    close(fd[1]);
-    ssize_t n = read(fd[0], out, cap - 1);
-    close(fd[0]);
-    assert_true(n >= 0);
-    out[n] = '\0';
-    return (size_t)n;
-}
-
-static void test_log(void **state)
-{
-    char line[8192], longer[6000];
-
-    (void)state;
-    size_t n = logged(line, sizeof(line), LOG_INFO, "plain \xc3\xa4 text");
-    assert_true(n > 24);
-    assert_string_equal(line + 23, "Z info test: plain \xc3\xa4 text\n");
-    assert_true(line[4] == '-' && line[10] == 'T' && line[19] == '.');
-
-    logged(line, sizeof(line), LOG_ERROR, "a\nb\r\x1b[1m\x7f \\n \xff \xc2\x9b \xc3");
-    assert_string_equal(line + 23, "Z error test: a\\x0ab\\x0d\\x1b[1m\\x7f \\\\n \\xff "
-                                   "\\xc2\\x9b \\xc3\n");
-
-    memset(longer, '\n', sizeof(longer) - 1);
-    longer[sizeof(longer) - 1] = '\0';
-    n = logged(line, sizeof(line), LOG_WARN, longer);
-    assert_true(n <= 2048 && line[n - 1] == '\n' && strchr(line, '\n') == line + n - 1);
-
-    assert_false(log_enabled(LOG_DEBUG));
-    assert_int_equal(logged(line, sizeof(line), LOG_DEBUG, "no"), 0);
-    log_set_level(LOG_DEBUG);
-    assert_true(log_enabled(LOG_DEBUG));
-    assert_true(logged(line, sizeof(line), LOG_DEBUG, "yes") > 0);
-    log_set_level(LOG_ERROR);
-    assert_int_equal(logged(line, sizeof(line), LOG_WARN, "no"), 0);
-    log_set_level(LOG_INFO);
-}
-
 static void test_outcome(void **state)
 {
     static const int yes[] = {408, 425, 429, 500, 502, 503, 504};
@@ -273,7 +226,7 @@ int main(void)
         cmocka_unit_test(test_buf_bound), cmocka_unit_test(test_buf_format),
         cmocka_unit_test(test_memory),    cmocka_unit_test(test_clocks),
         cmocka_unit_test(test_hash),      cmocka_unit_test(test_utf8),
-        cmocka_unit_test(test_log),       cmocka_unit_test(test_outcome),
+        cmocka_unit_test(test_outcome),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

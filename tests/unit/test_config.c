@@ -127,6 +127,8 @@ static void test_defaults(void **state)
         "max-connections = 1024",
         "memory-limit = auto",
         "log-level = info",
+        "log-format = text",
+        "log-requests = no",
         "check=0 list_routes=0 version=0.1.0",
     };
 
@@ -207,6 +209,8 @@ static void test_values(void **state)
         {{"--memory-limit", "128m"}, "memory-limit = 134217728"},
         {{"--memory-limit", "auto"}, "memory-limit = auto"},
         {{"--log-level", "debug"}, "log-level = debug"},
+        {{"--log-format", "json"}, "log-format = json"},
+        {{"--log-requests", "yes"}, "log-requests = yes"},
         {{"--check"}, "check=1 list_routes=0 version=0.1.0"},
         {{"--list-routes"}, "check=0 list_routes=1 version=0.1.0"},
     };
@@ -280,6 +284,8 @@ static void test_errors(void **state)
         {{"--ca-file", "/no/such/file"}, {"--ca-file", "No such file"}},
         {{"--ca-file", "/"}, {"--ca-file", "not a file"}},
         {{"--log-level", "trace"}, {"--log-level", "error, warn, info, debug"}},
+        {{"--log-format", "xml"}, {"--log-format", "text, json"}},
+        {{"--log-requests", "true"}, {"--log-requests", "yes, no"}},
         {{"--log-level", "INFO"}, {"--log-level", "error, warn, info, debug"}},
         {{"--max-url", "5"}, {"--max-url\"", "did you mean \"--max-urls\"?"}},
         {{"--max-paralel=5"}, {"unknown option", "\"--max-parallel\""}},
