@@ -525,6 +525,8 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     ASSERT(n == (ssize_t)sizeof(f->random));
     int rc = inbox_init(&f->inbox);
     if (rc == 0)
+        rc = decode_pool_new(&f->decoders);
+    if (rc == 0)
         rc = multi_init(f);
     if (rc == 0)
         rc = start_init(f);
@@ -562,6 +564,7 @@ void fetcher_free(struct fetcher *f)
     if (f->inbox.fd >= 0)
         on_thread_end(f); /* hops that another fetcher sent while it stopped */
     dns_free(f->dns);
+    decode_pool_free(f->decoders);
     struct host *h, *tmp;
     HASH_ITER(hh, f->hosts, h, tmp)
     { /* those whose names were being resolved */

@@ -108,8 +108,6 @@ static struct verdict judge_code(struct transfer *t, CURLcode code)
     case CURLE_SSL_ISSUER_ERROR:
     case CURLE_SSL_INVALIDCERTSTATUS:
     case CURLE_SSL_CLIENTCERT: return fail(OUTCOME_TLS, text);
-    case CURLE_WRITE_ERROR: /* not ours (own_verdict): libcurl's, from what follows a gzip stream */
-        return fail(OUTCOME_DECODE, "the content coding is broken");
     case CURLE_BAD_CONTENT_ENCODING: return fail(OUTCOME_DECODE, text);
     case CURLE_OUT_OF_MEMORY:
     case CURLE_FAILED_INIT:
@@ -125,6 +123,8 @@ static struct verdict judge_response(const struct transfer *t)
     if (t->status >= 400)
         return (struct verdict){OUTCOME_HTTP_STATUS, NULL,
                                 policy_has_status(&t->live->retry, t->status)};
+    if (t->undecodable != NULL)
+        return fail(OUTCOME_DECODE, t->undecodable);
     return (struct verdict){OUTCOME_NONE, NULL, false};
 }
 
@@ -390,9 +390,11 @@ void end_transfer(struct transfer *t, CURLcode code)
         return;
     }
     t->truncated = code != CURLE_OK && t->head_ended;
+    coded_end(t, code == CURLE_OK);
     if (t->follow) /* its body was not kept */
         t->body_len = 0;
-    if (code != CURLE_OK)
+    bool ours = t->undecodable != NULL && code == CURLE_WRITE_ERROR && !t->no_space;
+    if (code != CURLE_OK && !ours)
         end_with(t, judge_code(t, code));
     else if (!complete) /* libcurl calls a header that breaks off a response */
         end_with(t, fail(OUTCOME_PROTOCOL, "the response ended before its header did"));

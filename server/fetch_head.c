@@ -18,7 +18,7 @@ size_t head_body(char *p, size_t size, size_t n, void *arg)
         t->hop_cut = t->body_len > HOP_BODY;
         return t->hop_cut ? 0 : n;
     }
-    return body_write(t, p, n);
+    return decode_needed(&t->codings) ? coded_write(t, p, n) : body_write(t, p, n);
 }
 
 static bool span_is(struct span s, const char *text)
@@ -105,6 +105,10 @@ static void take_field(struct transfer *t, struct span line)
             t->location_cut = buf_add(&t->location, v.ptr, t->location.max) == 0;
     } else if (span_is(name, "content-length")) {
         check_length(t, v);
+    } else if (span_is(name, "content-encoding")) {
+        decode_note(&t->codings, v);
+    } else if (span_is(name, "transfer-encoding")) { /* libcurl undoes "chunked" alone */
+        decode_note(&t->transfer_codings, v);
     } else if (span_is(name, "retry-after")) {
         t->retry_after_ms = retry_parse_after(v.ptr, v.len, wall_ms() / 1000);
     }
@@ -120,6 +124,7 @@ static void start_head(struct transfer *t, struct span line)
         t->broken = "more than 20 interim responses";
     t->head_ended = false;
     t->location_cut = t->has_length = false;
+    t->codings = t->transfer_codings = (struct codings){0};
     t->retry_after_ms = -1;
     buf_reset(&t->fields_in);
     buf_reset(&t->location);
@@ -139,11 +144,15 @@ static void end_head(struct transfer *t)
     bool redirect = is_redirect(t->status) && t->location.len > 0 && t->live->b.max_redirects > 0;
     t->follow = redirect && t->hops < t->live->b.max_redirects;
     t->too_many_hops = redirect && !t->follow; /* its body is kept, as any last response's */
+    if (t->status == 206)                      /* a part of the coded bytes cannot be decoded */
+        t->codings = (struct codings){0};
+    decode_join(&t->codings, &t->transfer_codings);
     /* A length that is known beforehand need not be waited for. (CURLOPT_MAXFILESIZE would refuse
      * the answer to HEAD too, and redirects.) What comes is counted, decoded, in body_write. */
     bool body_comes = !(t->method.ptr != NULL && span_is(t->method, "HEAD")) && t->status >= 200 &&
                       t->status != 204 && t->status != 304 && !t->follow;
-    t->too_large = body_comes && t->has_length && t->length > body_max(t);
+    uint64_t most = decode_needed(&t->codings) ? coded_max(t) : body_max(t);
+    t->too_large = body_comes && t->has_length && t->length > most;
     t->truncated = t->too_large;
 }
 

@@ -1,7 +1,7 @@
 /* A fetcher from within: shared by fetch.c (loop, messages), fetch_lane.c (hosts, batches, lanes and
  * the transfers themselves), fetch_multi.c (curl multis on epoll), fetch_start.c (from a lane to a
  * running transfer), fetch_head.c (a response as it comes in), fetch_h2.c (streams of shared
- * connections), fetch_end.c (from libcurl's verdict to a hop, another attempt or a result) and
+ * connections), fetch_decode.c (coded bodies), fetch_end.c (from libcurl's verdict to a hop, another attempt or a result) and
  * fetch_out.c (bodies, and results on their way to the keeper).
  * Everything here belongs to the fetcher's thread. */
 #ifndef SERVER_FETCH_INT_H
@@ -11,6 +11,7 @@
 #include <netinet/in.h>
 #include <uthash.h>
 
+#include "server/decode.h"
 #include "server/dns.h"
 #include "server/engine_int.h"
 #include "server/outcome.h"
@@ -201,7 +202,16 @@ struct transfer {
     bool has_length; /* Content-Length */
     uint64_t length;
     const char *broken; /* what breaks the protocol; NULL: nothing */
-    bool hop_cut;       /* … whose body was too long to read */
+
+    /* fetch_decode.c */
+    struct codings codings, transfer_codings;
+    struct decode *decode;   /* NULL: not begun, or over */
+    const char *undecodable; /* why it cannot be decoded; NULL: nothing is known */
+    uint64_t coded_len;
+    bool decoded;      /* the body is what was decoded; else all of it as it came … */
+    bool pending_lost; /* … or nothing */
+
+    bool hop_cut; /* … whose body was too long to read */
     bool too_large, too_many_fields;
     bool truncated, no_space;
     bool no_descriptor; /* our own limit, not the origin's fault */
@@ -248,6 +258,7 @@ struct fetcher {
     struct tls *tls;
     struct curl_slist *agent_field, *encoding_field; /* the first leads on to the second */
     struct sched sched;
+    struct decode_pool *decoders;
     struct dns *dns;
     struct host *hosts;         /* uthash, by name */
     struct host *joins;         /* with something to do for h2_serve */
@@ -333,6 +344,15 @@ void start_undo(struct transfer *t);
 /* fetch_head.c: for CURLOPT_WRITEFUNCTION and CURLOPT_HEADERFUNCTION */
 size_t head_body(char *p, size_t size, size_t n, void *arg);
 size_t head_line(char *p, size_t size, size_t n, void *arg);
+
+/* fetch_decode.c */
+/* What a coded body may have before it is decoded. */
+uint64_t coded_max(const struct transfer *t);
+/* For a body with codings in place of body_write: p as it came. */
+size_t coded_write(struct transfer *t, const char *p, size_t n);
+/* The response is over; `whole`: as far as HTTP knows. Sets `undecodable`. */
+void coded_end(struct transfer *t, bool whole);
+void coded_drop(struct transfer *t); /* the decoder goes; safe in every state */
 
 /* fetch_h2.c */
 bool h2_offered(const struct transfer *t); /* whether its next hop offers HTTP/2 */

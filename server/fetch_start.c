@@ -93,7 +93,7 @@ static void set_base(struct fetcher *f, CURL *h)
     curl_easy_setopt(h, CURLOPT_DISALLOW_USERNAME_IN_URL, 1L);
     curl_easy_setopt(h, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
     curl_easy_setopt(h, CURLOPT_HTTP09_ALLOWED, 0L);
-    curl_easy_setopt(h, CURLOPT_ACCEPT_ENCODING, ""); /* decode; the field itself is ours */
+    curl_easy_setopt(h, CURLOPT_HTTP_CONTENT_DECODING, 0L); /* decode.c's; so is the field */
     curl_easy_setopt(h, CURLOPT_SSLVERSION, (long)CURL_SSLVERSION_TLSv1_2);
     curl_easy_setopt(h, CURLOPT_SSL_VERIFYPEER, 1L);
     curl_easy_setopt(h, CURLOPT_SSL_VERIFYHOST, 2L);
@@ -115,19 +115,10 @@ static void set_base(struct fetcher *f, CURL *h)
  * of them twice for every request. */
 int start_init(struct fetcher *f)
 {
-    const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
     struct buf b;
     buf_init(&b, 1024);
-    int rc = buf_addf(&b, "Accept-Encoding: deflate, gzip%s%s",
-                      v->features & CURL_VERSION_BROTLI ? ", br" : "",
-                      v->features & CURL_VERSION_ZSTD ? ", zstd" : "");
-    if (rc == 0)
-        rc = buf_addc(&b, '\0');
-    if (rc == 0)
-        f->encoding_field = curl_slist_append(NULL, b.data);
-    buf_reset(&b);
-    if (rc == 0)
-        rc = buf_addf(&b, "User-Agent: %s", f->e->cfg->user_agent);
+    f->encoding_field = curl_slist_append(NULL, "Accept-Encoding: " DECODE_ACCEPTED);
+    int rc = buf_addf(&b, "User-Agent: %s", f->e->cfg->user_agent);
     if (rc == 0)
         rc = buf_addc(&b, '\0');
     if (rc == 0)
@@ -212,7 +203,7 @@ static int set_fields(struct transfer *t)
 {
     struct fetcher *f = t->f;
     struct span rest = t->item.headers, name, value;
-    bool has_type = false, has_agent = false, has_encoding = false;
+    bool has_type = false, has_agent = false, has_encoding = false, has_range = false;
     while (item_next_header(&rest, &name, &value)) {
         bool of_content = name.len > 8 && strncasecmp(name.ptr, "content-", 8) == 0;
         bool body_dropped = !t->with_body && t->hops > 0; /* by a redirect */
@@ -221,6 +212,7 @@ static int set_fields(struct transfer *t)
         has_type = has_type || field_is(name, "content-type");
         has_agent = has_agent || field_is(name, "user-agent");
         has_encoding = has_encoding || field_is(name, "accept-encoding");
+        has_range = has_range || field_is(name, "range");
         buf_reset(&f->scratch);
         int rc = value.len == 0 ? buf_addf(&f->scratch, "%.*s;", (int)name.len, name.ptr)
                                 : buf_addf(&f->scratch, "%.*s: %.*s", (int)name.len, name.ptr,
@@ -240,8 +232,9 @@ static int set_fields(struct transfer *t)
         rc = add_field(t, "Expect:");
     if (rc == 0 && t->fields != NULL && !has_agent)
         rc = add_field(t, f->agent_field->data);
+    /* A range is one of the coded bytes: nothing could be done with it (as browsers do it). */
     if (rc == 0 && t->fields != NULL && !has_encoding)
-        rc = add_field(t, f->encoding_field->data);
+        rc = add_field(t, has_range ? "Accept-Encoding: identity" : f->encoding_field->data);
     return rc;
 }
 
@@ -391,6 +384,9 @@ static void reset_response(struct transfer *t)
     t->is_h2 = t->lost = false;
     t->fd = -1;
     t->broken = NULL;
+    t->undecodable = NULL;
+    t->coded_len = 0;
+    t->decoded = t->pending_lost = false;
     t->head_ended = t->follow = t->hop_cut = t->too_large = t->too_many_fields = false;
     t->no_descriptor = t->no_space = t->truncated = false;
     t->blocked_by = NULL;
@@ -410,6 +406,7 @@ void start_undo(struct transfer *t)
     if (t->uses_tls)
         atomic_fetch_sub(&t->f->e->tls_running, 1);
     t->uses_tls = false;
+    coded_drop(t);
     if (t->easy != NULL)
         start_give_easy(t->f, t->easy);
     t->easy = NULL;
