@@ -22,13 +22,16 @@ enum {
                                        page of every table, so many small ones cost more */
 };
 
-static bool needs_sync(const struct msg *list)
+/* Whatever others see after the commit is on the disk by then: a result that was read, or an end that
+ * was shown, is there after a loss of power too. Measured: no CPU time and no throughput more, as
+ * groups grow with the time that a sync takes. Pages wait for the commit of their batch. */
+static bool needs_sync(const struct keeper *k, const struct msg *list)
 {
     for (; list != NULL; list = list->next) {
-        if (list->type == KEEPER_COMMIT || list->type == KEEPER_STEER)
+        if (list->type != KEEPER_PAGES && list->type != KEEPER_WANT)
             return true;
     }
-    return false;
+    return k->cancelling != NULL;
 }
 
 static bool needs_transaction(const struct msg *list)
@@ -48,7 +51,7 @@ static int commit_group(struct keeper *k, struct msg *list)
     bool background = !k->store_failed && (k->cancelling != NULL || k->n_removals > 0);
     if (!background && !needs_transaction(list))
         return 0;
-    bool durable = needs_sync(list);
+    bool durable = needs_sync(k, list);
     int rc = store_begin(e->store, durable);
     if (rc != 0)
         goto out;

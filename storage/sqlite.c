@@ -19,10 +19,9 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum {
-    PASSIVE_FRAMES = 4000,
-    RESTART_FRAMES = 32000,
-};
+#ifndef PASSIVE_FRAMES /* smaller for tests/power */
+enum { PASSIVE_FRAMES = 4000, RESTART_FRAMES = 32000 };
+#endif
 
 static const char *const sql_of[] = {
 #define X(name, sql) sql,
@@ -190,6 +189,27 @@ static int on_commit(void *arg, sqlite3 *db, const char *name, int frames)
     return SQLITE_OK;
 }
 
+/* The entry of `path` in the directory above it, which SQLite does not know of. */
+static int sync_entry(const char *path)
+{
+    char above[PATH_MAX];
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    while (n > 0 && path[n - 1] != '/')
+        n--;
+    snprintf(above, sizeof(above), "%.*s", n > 0 ? (int)n : 1, n > 0 ? path : ".");
+    while (n > 1 && above[n - 1] == '/')
+        above[--n] = '\0';
+    int fd = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) /* not ours to read, so not made by us either */
+        return errno == EACCES ? 0 : E_IO;
+    int rc = fsync(fd) == 0 || errno == EINVAL || errno == EROFS ? 0 : E_IO;
+    close(fd);
+    return rc;
+}
+
+/* With those above it, so that no loss of power takes the directory with all that is in it. */
 static int make_dir(const char *dir)
 {
     char path[PATH_MAX];
@@ -200,8 +220,11 @@ static int make_dir(const char *dir)
         if (c != '/' && c != '\0')
             continue;
         *p = '\0';
-        if (mkdir(path, 0700) != 0 && errno != EEXIST)
+        bool made = mkdir(path, 0700) == 0;
+        if (!made && errno != EEXIST)
             return errno == ENOSPC ? E_FULL : E_IO;
+        if ((made || c == '\0') && sync_entry(path) != 0)
+            return E_IO;
         *p = c;
         if (c == '\0')
             return 0;
