@@ -37,7 +37,7 @@ struct MHD_Response *answer_take(struct buf *b, const char *type)
 void answer_header(struct MHD_Response *resp, const char *name, const char *value)
 {
     if (resp && MHD_add_response_header(resp, name, value) == MHD_NO)
-        log_line(LOG_WARN, "api", "header field %s could not be added", name);
+        log_event(LOG_WARN, "header_not_added", LOG_S("name", name));
 }
 
 void answer_count(struct request *r, unsigned status)
@@ -57,19 +57,17 @@ enum MHD_Result answer_send(struct request *r, unsigned status, struct MHD_Respo
     enum MHD_Result ok;
 
     if (!resp) {
-        log_line(LOG_ERROR, "api", "out of memory for an answer");
+        log_event(LOG_ERROR, "answer_failed", LOG_S("error", "out of memory"));
         return MHD_NO;
     }
     answer_header(resp, "X-Content-Type-Options", "nosniff");
     answer_header(resp, "Cache-Control", cache ? cache : "no-store");
+    answer_header(resp, "X-Request-Id", r->request_id);
     if (request_stopping(r))
         answer_header(resp, "Connection", "close");
     ok = MHD_queue_response(r->conn, status, resp);
     MHD_destroy_response(resp);
     answer_count(r, status);
-    if (log_enabled(LOG_DEBUG))
-        log_line(LOG_DEBUG, "api", "%s %s: %u", r->route ? r->route->method : "?",
-                 r->target ? r->target : "?", status);
     return ok;
 }
 
@@ -153,9 +151,10 @@ static int raw_text(struct request *r, struct buf *out, struct buf *body)
     rc = buf_addf(out,
                   "HTTP/1.1 %d %s\r\nDate: %s\r\nConnection: close\r\n"
                   "Content-Type: application/problem+json\r\nContent-Length: %zu\r\n"
-                  "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n",
+                  "X-Content-Type-Options: nosniff\r\nCache-Control: no-store\r\n"
+                  "X-Request-Id: %s\r\n",
                   r->problem.status, MHD_get_reason_phrase_for((unsigned)r->problem.status), date,
-                  body->len);
+                  body->len, r->request_id);
     if (rc == 0 && retry)
         rc = buf_addf(out, "Retry-After: %s\r\n", retry);
     if (rc == 0)

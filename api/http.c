@@ -5,6 +5,7 @@
 #include "api/http.h"
 
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
@@ -13,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/random.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -120,8 +122,9 @@ void request_fail(struct request *r, int rc, const char *what)
     case E_NOMEM: problem_set(&r->problem, PROBLEM_INTERNAL, "out of memory"); break;
     default: problem_set(&r->problem, PROBLEM_INTERNAL, "unexpected internal error"); break;
     }
-    log_line(LOG_ERROR, "api", "%s failed: %s (%d) %s", what, problem_name(r->problem.type), rc,
-             r->api->store ? store_error(r->api->store) : "");
+    log_event(LOG_ERROR, "request_failed", LOG_S("what", what),
+              LOG_S("problem", problem_name(r->problem.type)), LOG_I("rc", rc),
+              LOG_S("error", r->api->store ? store_error(r->api->store) : NULL));
 }
 
 /* ---- libmicrohttpd's callbacks ---- */
@@ -207,6 +210,8 @@ static void *on_request_line(void *arg, const char *uri, struct MHD_Connection *
     r->conn = conn;
     r->raw = uri;
     r->began_us = now_us();
+    (void)snprintf(r->request_id, sizeof(r->request_id), "%08x-%08x", r->api->id_base,
+                   ++r->api->ids);
     r->target_len = strlen(uri);
     r->target = malloc(r->target_len + 1);
     if (!r->target) {
@@ -231,9 +236,25 @@ static enum MHD_Result refuse_early(struct request *r)
     return answer_problem(r);
 }
 
+/* The client's own id, if it is a plain word: it goes into the log. */
+static void take_request_id(struct request *r)
+{
+    const char *id = request_header(r, "X-Request-Id");
+    size_t n = id ? strlen(id) : 0;
+
+    for (size_t i = 0; i < n; i++)
+        if (!isalnum((unsigned char)id[i]) && !strchr("-_.:+/=@", id[i]))
+            return;
+    if (n >= 1 && n < sizeof(r->request_id)) {
+        memcpy(r->request_id, id, n + 1);
+        log_request(r->request_id);
+    }
+}
+
 static enum MHD_Result begin(struct request *r, const char *method, const char *version)
 {
     r->begun = true;
+    take_request_id(r);
     if (inspect_framing(r, version) != 0) {
         r->linger = true;
         return answer_problem(r);
@@ -295,6 +316,7 @@ static enum MHD_Result serve(void *arg, struct MHD_Connection *conn, const char 
         return MHD_NO;
     if (!r->begun) {
         slot_of(conn)->pending = NULL; /* on_completed comes for it now */
+        (void)snprintf(r->method, sizeof(r->method), "%s", method);
         return r->answered ? MHD_NO : begin(r, method, version);
     }
     if (*size > 0)
@@ -307,10 +329,28 @@ static enum MHD_Result on_call(void *arg, struct MHD_Connection *conn, const cha
                                size_t *size, void **context)
 {
     int64_t begin = now_us();
+    const struct request *r = *context;
+
+    log_request(r ? r->request_id : NULL);
     enum MHD_Result ok = serve(arg, conn, url, method, version, data, size, context);
 
+    log_request(NULL);
     metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_API, now_us() - begin);
     return ok;
+}
+
+static void note_end(const struct request *r, enum MHD_RequestTerminationCode how)
+{
+    int64_t us = now_us() - r->began_us;
+    bool whole = how == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+
+    if (r->status != 0)
+        metric_observe_us(METRIC_API_TIME, routes_number(r), us);
+    if (r->api->cfg->log_requests || log_enabled(LOG_DEBUG))
+        log_always(LOG_INFO, "request", LOG_S("request", r->request_id), LOG_S("method", r->method),
+                   LOG_S("target", r->target), LOG_S("batch", r->id[0] ? r->id : NULL),
+                   LOG_U("status", r->status), LOG_S("end", whole ? NULL : "cut"),
+                   LOG_U("received_bytes", r->body_seen), LOG_MS("took_ms", us));
 }
 
 static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
@@ -319,14 +359,12 @@ static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
     struct api *api = arg;
     struct request *r = *context;
 
-    (void)how;
     if (!r)
         return;
     *context = NULL;
     if (slot_of(conn)->pending == r) /* some errors of the library's own come here without a call */
         slot_of(conn)->pending = NULL;
-    if (r->status != 0)
-        metric_observe_us(METRIC_API_TIME, routes_number(r), now_us() - r->began_us);
+    note_end(r, how);
     if (r->linger) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(
             conn, MHD_CONNECTION_INFO_CONNECTION_FD);
@@ -356,7 +394,7 @@ __attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *
     n = strlen(text);
     if (n > 0 && text[n - 1] == '\n')
         text[n - 1] = '\0';
-    log_line(LOG_DEBUG, "http", "%s", text);
+    log_event(LOG_DEBUG, "http_library", LOG_S("msg", text));
 }
 
 /* ---- start and stop ---- */
@@ -461,7 +499,7 @@ static bool wait_quiet(struct api *api, const uint32_t *count, int64_t for_us, c
         if (for_us >= 0 && now_us() - start > for_us)
             return false;
         if (now_us() - said > DRAIN_US) {
-            log_line(LOG_WARN, "api", "stopping waits for %u %s", *count, what);
+            log_event(LOG_WARN, "stopping_waits", LOG_U("count", *count), LOG_S("for", what));
             said = now_us();
         }
     }
@@ -509,6 +547,8 @@ int api_start(struct api **out, const struct config *cfg, struct engine *engine,
     api->check_layout = strcmp(MHD_get_version(), "0.9.75") == 0;
     inspect_init(api);
     routes_label();
+    if (getrandom(&api->id_base, sizeof(api->id_base), 0) != (ssize_t)sizeof(api->id_base))
+        api->id_base = (uint32_t)wall_ms();
     sigfillset(&all);
     pthread_sigmask(SIG_BLOCK, &all, &old);
     rc = park_start(api);
@@ -552,7 +592,7 @@ void api_stop(struct api *api)
     (void)wait_quiet(api, &api->calls, -1, "calls on the engine");
     (void)wait_quiet(api, &api->n_waiters, -1, "waiting requests");
     if (!wait_quiet(api, &api->answering, DRAIN_US, "answers"))
-        log_line(LOG_WARN, "api", "stopped with %u answers cut", api->answering);
+        log_event(LOG_WARN, "answers_cut", LOG_U("count", api->answering));
     pthread_mutex_unlock(&api->lock);
     MHD_stop_daemon(api->daemon);
     leave_engine(api);

@@ -37,14 +37,16 @@ struct request {
     struct api *api;
     struct MHD_Connection *conn;
     const struct route *route;
+    char method[24]; /* as received; a longer one is cut */
     char *target;    /* as received: path and query */
     const char *raw; /* where libmicrohttpd has it: only compared, never read */
     size_t target_len;
     struct query query;
-    char id[STORE_BATCH_ID_SIZE]; /* {id} of the path */
-    uint64_t index;               /* {index} */
-    int64_t began_us;             /* monotonic: its first line was read */
-    unsigned status;              /* of the answer; 0: none yet */
+    char id[STORE_BATCH_ID_SIZE];     /* {id} of the path */
+    uint64_t index;                   /* {index} */
+    int64_t began_us;                 /* monotonic: its first line was read */
+    char request_id[REQUEST_ID_SIZE]; /* X-Request-Id: the client's, or one of ours */
+    unsigned status;                  /* of the answer; 0: none yet */
     bool begun;
     bool head;      /* HEAD: like GET, but libmicrohttpd sends no body */
     bool options;   /* OPTIONS */
@@ -85,6 +87,8 @@ struct api {
     char *hosts[4];         /* what Host may say, lower case, without port */
     bool check_layout;      /* the library is the one whose memory layout inspect.c knows */
     struct ingest *ingests; /* all uploads, for their Idempotency-Keys */
+
+    uint32_t id_base, ids; /* of request ids: which process, and how many */
 
     pthread_mutex_t lock; /* guards what is below; taken before the library's own locks */
     pthread_cond_t tick;  /* the ticker has something to do */

@@ -340,6 +340,7 @@ static enum MHD_Result answer_commit(struct request *r)
     resp = view_batch_response(&in->view);
     (void)snprintf(location, sizeof(location), "/v1/batches/%s", in->view.b.id);
     answer_header(resp, "Location", location);
+    (void)snprintf(r->id, sizeof(r->id), "%s", in->view.b.id); /* for the log */
     if (in->rc == E_EXISTS)
         answer_header(resp, "Idempotent-Replayed", "true");
     return answer_send(r, 202, resp, NULL);
@@ -352,6 +353,7 @@ enum MHD_Result ingest_commit(struct request *r, struct upload_settings *s)
     if (in->done)
         return answer_commit(r);
     s->idem_key = in->key;
+    s->request_id = in->r->request_id;
     if (in->hash && EVP_DigestFinal_ex(in->hash, s->idem_hash, NULL) != 1)
         return answer_fail(r, PROBLEM_INTERNAL, "the content could not be hashed");
     if (!park_arm(r)) {

@@ -50,7 +50,7 @@ static ssize_t stream_read(void *arg, uint64_t pos, char *out, size_t max)
         s->taken = 0;
         rc = feed_step(f);
         if (rc != 0) { /* the answer has begun: breaking it off is all that is left to say */
-            log_line(LOG_WARN, "api", "a stream of results is broken off (%d)", rc);
+            log_event(LOG_WARN, "answer_broken_off", LOG_S("what", "results"), LOG_I("rc", rc));
             return MHD_CONTENT_READER_END_WITH_ERROR;
         }
         if (f->out.len == 0 && !f->done)
@@ -326,7 +326,7 @@ static ssize_t body_read(void *arg, uint64_t pos, char *out, size_t max)
         return MHD_CONTENT_READER_END_OF_STREAM;
     rc = store_body_read(b->api->store, b->batch, b->n, b->first + pos, out, want, &got);
     if (rc != 0 || got == 0) {
-        log_line(LOG_WARN, "api", "a body is broken off (%d)", rc);
+        log_event(LOG_WARN, "answer_broken_off", LOG_S("what", "body"), LOG_I("rc", rc));
         return MHD_CONTENT_READER_END_WITH_ERROR;
     }
     return (ssize_t)got;

@@ -13,7 +13,8 @@
 
 _Noreturn void assert_failed(const char *cond, const char *file, int line)
 {
-    log_line(LOG_ERROR, "assert", "%s:%d: assertion failed: %s", file, line, cond);
+    log_event(LOG_ERROR, "assertion_failed", LOG_S("file", file), LOG_I("line", line),
+              LOG_S("condition", cond));
     abort();
 }
 
@@ -21,7 +22,7 @@ _Noreturn void assert_failed(const char *cond, const char *file, int line)
 
 static _Noreturn void out_of_memory(size_t n)
 {
-    /* No log_line(): stdio may want memory for itself. */
+    /* No log_write(): stdio may want memory for itself. */
     static const char text[] = "fatal: out of memory\n";
 
     (void)n;

@@ -143,13 +143,13 @@ static void share_out(struct engine *e, unsigned fetchers)
     uint32_t wanted = cfg->max_parallel != 0 && cfg->max_parallel < most ? cfg->max_parallel : most;
     const struct memory_plan *p = &e->memory;
     share_memory(&e->memory, cfg, fetchers, wanted, e->max_clients, text, sizeof(text));
-    log_line(LOG_INFO, "engine", "%s", text);
+    log_line(LOG_INFO, "memory_plan", "%s", text);
     if (cfg->max_parallel > p->max_transfers)
-        log_line(LOG_WARN, "engine", "max-parallel %u is more than the %s limit allows: %u",
+        log_line(LOG_WARN, "limit_lowered", "max-parallel %u is more than the %s limit allows: %u",
                  cfg->max_parallel, p->max_transfers < most ? "memory" : "descriptor",
                  p->max_transfers);
     if (cfg->max_connections > p->max_connections)
-        log_line(LOG_WARN, "engine", "the %s limit allows %u API connections, not %u",
+        log_line(LOG_WARN, "limit_lowered", "the %s limit allows %u API connections, not %u",
                  p->max_connections < e->max_clients ? "memory" : "descriptor", p->max_connections,
                  cfg->max_connections);
     e->max_parallel = p->max_transfers;
@@ -212,7 +212,7 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
         snprintf(why, why_size, "taking up unfinished batches failed: %s", store_error(e->store));
     if (rc != 0)
         goto out;
-    log_line(LOG_INFO, "engine", "at most %u transfers in parallel, %u a host, %u fetchers",
+    log_line(LOG_INFO, "started", "at most %u transfers in parallel, %u a host, %u fetchers",
              e->max_parallel, cfg->max_per_host, n);
     *out = e;
     e = NULL;

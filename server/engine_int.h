@@ -117,7 +117,8 @@ struct msg_commit {
     struct batch b;        /* no, id, pages, times: set by the keeper */
     upload_done_fn *fn;
     void *arg;
-    int rc; /* set by the keeper */
+    char request[REQUEST_ID_SIZE]; /* "": unknown */
+    int rc;                        /* set by the keeper */
     struct live *live;
     struct batch existing; /* rc E_EXISTS */
 };

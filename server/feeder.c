@@ -151,7 +151,7 @@ static int send_page(struct engine *e, struct live *l, const struct page *p, boo
     m->ask = ask;
     int rc = copy_pending(l, p, m);
     if (rc != 0) {
-        log_line(LOG_ERROR, "keeper", "batch %s: page %u is damaged", l->b.id, no);
+        log_event(LOG_ERROR, "page_damaged", LOG_S("batch", l->b.id), LOG_U("page", no));
         goto out;
     }
     struct page next; /* from here on p is no longer valid */

@@ -50,7 +50,8 @@ int fetch_trust(struct tls_trust **out, const struct config *cfg, char *why, siz
     const curl_version_info_data *v = curl_version_info(CURLVERSION_NOW);
     int rc = tls_trust_new(out, v->cainfo, v->capath, cause, sizeof(cause));
     if (rc == E_INVAL) {
-        log_line(LOG_WARN, "tls", "%s: nobody is trusted, so every https URL will fail", cause);
+        log_line(LOG_WARN, "tls_no_trust", "%s: nobody is trusted, so every https URL will fail",
+                 cause);
         rc = tls_trust_none(out);
     }
     return rc;
@@ -126,7 +127,7 @@ static struct lane *lane_of_page(struct fetcher *f, const struct msg_page *m)
     struct url u = {0};
     if (item_decode(m->data, m->len, &pos, &it) != 0 ||
         url_parse(&u, it.url.ptr, it.url.len, &why) != 0) {
-        log_line(LOG_ERROR, "fetch", "batch %s: a page cannot be read", m->live->b.id);
+        log_event(LOG_ERROR, "page_damaged", LOG_S("batch", m->live->b.id), LOG_U("page", m->no));
         return NULL;
     }
     struct lane *l = lane_get(f, m->live, u.host, strlen(u.host));

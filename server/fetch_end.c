@@ -319,7 +319,7 @@ static void pause_for_ports(struct fetcher *f, struct host *h)
         h->ports_pause_us = us < PORTS_PAUSE_MAX_US ? us : PORTS_PAUSE_MAX_US;
         h->ports_pause_end = f->now + h->ports_pause_us;
         metric_add(METRIC_PRESSURE + METRIC_PRESSURE_PORTS, 1);
-        log_line(LOG_DEBUG, "fetch", "%s: no port is free for another connection", h->name);
+        log_event(LOG_DEBUG, "ports_short", LOG_S("host", h->name));
     }
     f->ports_short_until = h->ports_pause_end + PORTS_AGAIN_US;
     sched_pause_host(&f->sched, &h->s, h->ports_pause_end);

@@ -49,7 +49,7 @@ static void epoll_set(struct fetcher *f, int fd, struct fd_entry *en, uint32_t e
     else if (rc != 0 && op == EPOLL_CTL_MOD && errno == ENOENT)
         rc = epoll_ctl(f->epoll, EPOLL_CTL_ADD, fd, &ev);
     if (rc != 0 && op != EPOLL_CTL_DEL)
-        log_line(LOG_ERROR, "fetch", "epoll_ctl: %s", strerror(errno));
+        log_event(LOG_ERROR, "epoll_failed", LOG_S("error", strerror(errno)));
     en->registered = rc == 0 ? events : 0;
 }
 

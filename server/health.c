@@ -63,8 +63,8 @@ void health_set(enum health_cause c, const char *fmt, ...)
     show(c, true);
     pthread_mutex_unlock(&mutex);
     if (!was)
-        log_line(c == HEALTH_STARTING ? LOG_DEBUG : LOG_WARN, "health", "%s: %s", causes[c].name,
-                 text);
+        log_event(c == HEALTH_STARTING ? LOG_DEBUG : LOG_WARN, "health_cause",
+                  LOG_S("cause", causes[c].name), LOG_S("msg", text));
 }
 
 void health_clear(enum health_cause c)
@@ -76,7 +76,8 @@ void health_clear(enum health_cause c)
     show(c, false);
     pthread_mutex_unlock(&mutex);
     if (was)
-        log_line(c == HEALTH_STARTING ? LOG_DEBUG : LOG_INFO, "health", "%s: over", causes[c].name);
+        log_event(c == HEALTH_STARTING ? LOG_DEBUG : LOG_INFO, "health_cause_over",
+                  LOG_S("cause", causes[c].name));
 }
 
 bool health_is(enum health_cause c)

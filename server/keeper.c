@@ -62,13 +62,13 @@ static int commit_group(struct keeper *k, struct msg *list)
     if (rc == 0)
         rc = keeper_settle(k);
     if (rc != 0) {
-        log_line(LOG_ERROR, "keeper", "writing to the database: %s", store_error(e->store));
+        log_event(LOG_ERROR, "write_failed", LOG_S("error", store_error(e->store)));
         store_rollback(e->store);
         goto out;
     }
     rc = keeper_commit(k, durable);
     if (rc != 0)
-        log_line(LOG_ERROR, "keeper", "committing to the database: %s", store_error(e->store));
+        log_event(LOG_ERROR, "commit_failed", LOG_S("error", store_error(e->store)));
 out:
     if (rc != 0) {
         for (struct live *l = k->touched; l != NULL; l = l->touched_next)

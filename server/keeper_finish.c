@@ -89,10 +89,10 @@ void keeper_publish(struct keeper *k)
         bool ending = l->ending;
         keeper_clear_group(l);
         if (ending) {
-            log_line(LOG_INFO, "keeper",
-                     "batch %s ended: total=%" PRIu64 " succeeded=%" PRIu64 " failed=%" PRIu64
-                     " cancelled=%" PRIu64,
-                     l->b.id, l->b.total, l->b.succeeded, l->b.failed, l->b.cancelled);
+            log_event(LOG_INFO, "batch_ended", LOG_S("batch", l->b.id), LOG_U("total", l->b.total),
+                      LOG_U("succeeded", l->b.succeeded), LOG_U("failed", l->b.failed),
+                      LOG_U("cancelled", l->b.cancelled),
+                      LOG_I("took_ms", l->b.ended_ms - l->b.created_ms));
             if (l->waiting != NULL && l->b.cancelled > 0)
                 keeper_remove_later(k, l->b.no, true);
             keeper_forget(k, l);
@@ -142,8 +142,9 @@ static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
         pthread_mutex_lock(&e->mutex);
         engine_view(l, &v);
         pthread_mutex_unlock(&e->mutex);
-        log_line(LOG_INFO, "keeper", "batch %s accepted: %" PRIu64 " requests", l->b.id,
-                 l->b.total);
+        log_event(LOG_INFO, "batch_accepted",
+                  LOG_S("request", m->request[0] != '\0' ? m->request : NULL),
+                  LOG_S("batch", l->b.id), LOG_U("total", l->b.total));
     } else {
         give_up(k, m->upload);
         if (m->rc == E_EXISTS) {
@@ -218,7 +219,13 @@ static void finish_steer(struct keeper *k, struct msg_steer *m, int rc)
 
 void keeper_steered(struct keeper *k, struct msg_steer *m)
 {
+    static const char *const verbs[] = {[STEER_CANCEL] = "cancel",
+                                        [STEER_DELETE] = "delete",
+                                        [STEER_PAUSE] = "pause",
+                                        [STEER_RESUME] = "resume"};
     (void)k;
+    if (m->rc == 0)
+        log_event(LOG_INFO, "batch_steered", LOG_S("batch", m->id), LOG_S("verb", verbs[m->verb]));
     m->fn(m->arg, m->rc);
     if (m->live != NULL) {
         m->live->halting -= m->halted;
@@ -239,8 +246,8 @@ static void serve_want(struct keeper *k, struct msg_want *m)
         }
         int rc = feeder_want(k->e, l, m->lane, m->n);
         if (rc != 0) {
-            log_line(LOG_ERROR, "keeper", "batch %s: reading its pages: %s", l->b.id,
-                     store_error(k->e->store));
+            log_event(LOG_ERROR, "read_failed", LOG_S("batch", l->b.id),
+                      LOG_S("error", store_error(k->e->store)));
             m->m.next = k->wants_again;
             k->wants_again = &m->m;
             k->store_failed = true;
@@ -314,8 +321,8 @@ void keeper_feed(struct keeper *k)
         if (wake < k->wake_us)
             k->wake_us = wake;
         if (rc != 0) {
-            log_line(LOG_ERROR, "keeper", "batch %s: reading its pages: %s", l->b.id,
-                     store_error(k->e->store));
+            log_event(LOG_ERROR, "read_failed", LOG_S("batch", l->b.id),
+                      LOG_S("error", store_error(k->e->store)));
             k->store_failed = true;
         }
     }

@@ -38,7 +38,7 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
         size_t pos = 0;
         rc = item_decode(l->b.defaults, l->b.defaults_len, &pos, &l->defaults);
         if (rc != 0) {
-            log_line(LOG_ERROR, "keeper", "batch %s: its defaults are damaged", b->id);
+            log_event(LOG_ERROR, "defaults_damaged", LOG_S("batch", b->id));
             memset(&l->defaults, 0, sizeof(l->defaults));
         }
     }
@@ -157,9 +157,8 @@ static int recover_one(struct keeper *k, struct batch *b)
         l->cancel_next = k->cancelling;
         k->cancelling = l;
     }
-    log_line(LOG_INFO, "keeper", "batch %s goes on: %llu of %llu done, %llu wait for a retry",
-             b->id, (unsigned long long)l->done, (unsigned long long)b->total,
-             (unsigned long long)atomic_load(&l->retry_wait));
+    log_event(LOG_INFO, "batch_recovered", LOG_S("batch", b->id), LOG_U("requests", b->total),
+              LOG_U("done", l->done), LOG_U("retry_wait", atomic_load(&l->retry_wait)));
     return 0;
 }
 

@@ -311,6 +311,14 @@ void log_write(enum log_level level, const char *event, const struct log_field *
     errno = saved;
 }
 
+void log_write_always(enum log_level level, const char *event, const struct log_field *fields)
+{
+    int saved = errno;
+    emit(level, event, fields);
+    metric_add(METRIC_LOG_LINES + (unsigned)level, 1);
+    errno = saved;
+}
+
 void log_finish(void)
 {
     tell_left_out(true);

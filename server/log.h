@@ -67,9 +67,14 @@ struct log_field {
                       (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){0}}); \
     } while (0)
 
+/* The same, whatever the level, and however many there are. */
+#define log_always(level, event, ...) \
+    log_write_always((level), (event), (const struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){0}})
+
 bool log_enabled(enum log_level level);
 /* `fields` ends with a zeroed one. */
 void log_write(enum log_level level, const char *event, const struct log_field *fields);
+void log_write_always(enum log_level level, const char *event, const struct log_field *fields);
 /* An event with one field, "msg". */
 void log_line(enum log_level level, const char *event, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));

@@ -40,6 +40,10 @@ static void greet(const struct config *cfg, uint16_t port)
     /* Programs that start us read this line from a pipe. */
     printf("batchfetch listening on %s\n", base);
     fflush(stdout);
+    if (cfg->log_format == LOG_JSON) { /* for programs: no other lines */
+        log_event(LOG_INFO, "listening", LOG_S("url", base), LOG_S("data", cfg->data));
+        return;
+    }
     fprintf(stderr,
             "Data in %s. Try:\n"
             "  curl -sS %s/v1/batches -H 'Content-Type: text/plain' --data-binary "
@@ -64,13 +68,16 @@ static int serve(const struct config *cfg, const sigset_t *signals)
         fd = -1;
     }
     if (rc != 0) {
-        fprintf(stderr, "batchfetch: cannot start: %s\n", why);
+        if (cfg->log_format == LOG_JSON)
+            log_event(LOG_ERROR, "cannot_start", LOG_S("msg", why));
+        else
+            fprintf(stderr, "batchfetch: cannot start: %s\n", why);
         goto out;
     }
     health_clear(HEALTH_STARTING);
     greet(cfg, api_port(api));
     if (sigwait(signals, &sig) == 0)
-        log_line(LOG_INFO, "main", "%s: stopping", strsignal(sig));
+        log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(sig)));
     status = EXIT_OK;
 out:
     if (fd >= 0)

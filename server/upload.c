@@ -1,6 +1,7 @@
 /* Submissions on their way in: items are gathered into pieces of some thousand, grouped by host
  * into pages, and given to the keeper, which stages them on disk. Runs on the api thread, but for
  * upload_piece_done and the reference count. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -182,6 +183,9 @@ void upload_commit(struct upload *u, const struct upload_settings *s, upload_don
     upload_ref(u);
     m->fn = fn;
     m->arg = arg;
+
+    if (s->request_id != NULL)
+        snprintf(m->request, sizeof(m->request), "%s", s->request_id);
 
     struct batch *b = &m->b;
     b->state = BATCH_OPEN;

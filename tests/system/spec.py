@@ -25,7 +25,7 @@ SPEC = pathlib.Path(__file__).parents[2] / "openapi.yaml"
 
 # Of every answer of HTTP/1.1; openapi.yaml doesn't name them.
 ORDINARY_HEADERS = {"date", "connection", "keep-alive", "content-length", "content-type",
-                    "transfer-encoding"}
+                    "transfer-encoding", "x-request-id"}
 # What libmicrohttpd answers by itself: without a type, and without our headers.
 LIBRARY_ALWAYS = {414, 431}
 LIBRARY_RAW = {400, 413, 414, 431, 501, 505}
