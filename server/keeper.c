@@ -62,8 +62,11 @@ static int commit_group(struct keeper *k, struct msg *list)
     if (rc == 0)
         rc = keeper_settle(k);
     if (rc != 0) {
-        log_event(LOG_ERROR, "write_failed", LOG_S("error", store_error(e->store)));
+        log_event(LOG_ERROR, "write_failed", LOG_I("code", rc),
+                  LOG_S("error", store_error(e->store)));
         store_rollback(e->store);
+        if (rc == E_NOTFOUND || rc == E_EXISTS || rc == E_CONFLICT)
+            rc = E_IO; /* what went wrong for one message says nothing to those of the others */
         goto out;
     }
     rc = keeper_commit(k, durable);

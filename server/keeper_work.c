@@ -162,6 +162,22 @@ static int recover_one(struct keeper *k, struct batch *b)
     return 0;
 }
 
+/* What is left of the attempts of batches that had ended: it goes in the background, which was cut
+ * short. */
+static int recover_attempts(struct keeper *k, const struct unfinished *u)
+{
+    size_t i = 0; /* both are in order of number */
+    int64_t no = 0;
+    int rc;
+    while ((rc = store_attempts_next(k->e->store, no, &no)) == 0) {
+        while (i < u->n && u->v[i].no < no)
+            i++;
+        if (i == u->n || u->v[i].no != no)
+            keeper_remove_later(k, no, true);
+    }
+    return rc == E_NOTFOUND ? 0 : rc;
+}
+
 int keeper_recover(struct keeper *k)
 {
     struct unfinished u = {0};
@@ -171,6 +187,8 @@ int keeper_recover(struct keeper *k)
         k->next_no = last_no + 1;
     if (rc == 0)
         rc = store_open_batches(k->e->store, on_unfinished, &u);
+    if (rc == 0)
+        rc = recover_attempts(k, &u);
     for (size_t i = 0; i < u.n; i++) {
         if (rc == 0)
             rc = recover_one(k, &u.v[i]);
@@ -221,7 +239,7 @@ static int cancel_page(struct keeper *k, struct live *l, const struct page *head
         r.timing_us[TIMING_QUEUED] = waited > 0 ? (uint64_t)waited : 0;
         if (waiting_has(l, it.index))
             rc = waiting_cancelled(k, l, &r);
-        if (rc == 0)
+        if (rc == 0 || rc == E_NOTFOUND) /* its result of this very group took the attempt away */
             rc = keeper_add_result(k, l, &r);
         if (rc == E_EXISTS) /* fetched, in this very group */
             continue;

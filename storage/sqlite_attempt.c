@@ -70,6 +70,21 @@ int store_attempts(struct store *s, int64_t batch, store_attempt_fn *fn, void *a
     return rc;
 }
 
+int store_attempts_next(struct store *s, int64_t after, int64_t *batch)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, S_ATTEMPTS_NEXT, &q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, after);
+    int code = sqlite3_step(q);
+    if (code == SQLITE_ROW)
+        *batch = sqlite3_column_int64(q, 0);
+    rc = code == SQLITE_ROW ? 0 : code == SQLITE_DONE ? E_NOTFOUND : sq_fail(s, code);
+    sq_put(q);
+    return rc;
+}
+
 static int64_t bounded(uint64_t index)
 {
     return index < UINT32_MAX ? (int64_t)index : UINT32_MAX;

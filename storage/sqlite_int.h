@@ -79,6 +79,8 @@ enum {
     X(DROP_ATTEMPT, "DELETE FROM attempt WHERE id=?1")                                             \
     X(ATTEMPT, "SELECT lane,due,page,data FROM attempt WHERE id=?1")                               \
     X(ATTEMPTS, "SELECT idx FROM attempt INDEXED BY attempt_due WHERE batch=?1")                   \
+    X(ATTEMPTS_NEXT, "SELECT batch FROM attempt INDEXED BY attempt_due WHERE batch>?1 "            \
+                     "ORDER BY batch LIMIT 1")                                                     \
     X(DUE, "SELECT due,idx,lane FROM attempt INDEXED BY attempt_due WHERE batch=?1 "               \
            "AND (due,idx)>(?2,?3) AND (due,idx)<=(?4,?5) ORDER BY due,idx LIMIT ?6")               \
     X(LANE_DUE, "SELECT due,idx,batch FROM attempt INDEXED BY attempt_lane WHERE lane=?1 "         \

@@ -251,6 +251,8 @@ int store_attempt(struct store *s, int64_t batch, uint64_t index, struct attempt
  * and is returned. */
 typedef int store_attempt_fn(void *arg, uint64_t index);
 int store_attempts(struct store *s, int64_t batch, store_attempt_fn *fn, void *arg) MUSTCHECK;
+/* The first batch numbered above `after` that has attempts. E_NOTFOUND: there is none. */
+int store_attempts_next(struct store *s, int64_t after, int64_t *batch) MUSTCHECK;
 /* The attempts after one place up to (and with) another, in their order, at most `max`: place and
  * lane only. Returns their number in *n. The second: those of one lane. */
 int store_due(struct store *s, int64_t batch, struct attempt_mark after, struct attempt_mark upto,

@@ -510,6 +510,11 @@ static void test_attempts(void **state)
     l.stop_at = 1;
     l.answer = E_NOMEM;
     assert_int_equal(store_attempts(s, 2, see_index, &l), E_NOMEM);
+    int64_t no = 0;
+    OK(store_attempts_next(s, no, &no));
+    assert_int_equal(no, 1);
+    OK(store_attempts_next(s, no, &no));
+    assert_int_equal(no, 2);
     SEEN(l, 3);
     l.stop_at = 0;
 
@@ -618,6 +623,7 @@ static const struct {
      "USING COVERING INDEX attempt_due (batch=? AND (due,idx)>(?,?) AND (due,idx)<(?,?))"},
     {"WHERE lane=?1 AND (due,idx)>",
      "USING COVERING INDEX attempt_lane (lane=? AND (due,idx)>(?,?) AND (due,idx)<(?,?))"},
+    {"batch>?", "SEARCH attempt USING COVERING INDEX attempt_due (batch>?)"},
     {"FROM attempt", "SEARCH attempt USING COVERING INDEX attempt_due (batch=?)"},
     {"UPDATE batch", "SEARCH batch USING INTEGER PRIMARY KEY (rowid=?)"},
     {"SELECT max(no)", "SEARCH batch"}, /* one step to its end */
@@ -656,6 +662,13 @@ static void check_plan(sqlite3 *db, const char *statement)
         fail_msg("%s\nplan: %s", statement, plan);
 }
 
+static int no_page(void *arg, const struct page *p)
+{
+    (void)arg;
+    (void)p;
+    return E_EXISTS;
+}
+
 static void use_every_query(struct store *s)
 {
     struct batch b;
@@ -670,6 +683,7 @@ static void use_every_query(struct store *s)
     due(s, &l, 1, NULL, FIRST, (struct attempt_mark){9, 9}, 9);
     due(s, &l, 1, &lane, FIRST, (struct attempt_mark){9, 9}, 9);
     OK(store_attempts(s, 1, see_index, &l));
+    assert_int_equal(store_attempts_next(s, 1, &no), E_NOTFOUND);
     OK(store_bound_due(s, 1, 9));
     OK(store_drop_attempt(s, 1, 1));
     OK(store_last_batch_no(s, &no));
@@ -680,6 +694,7 @@ static void use_every_query(struct store *s)
     batch_fini(&b);
     assert_int_equal(store_find_key(s, "k", &b), E_NOTFOUND);
     OK(store_page_heads(s, 1, -1, &p, 1, &n));
+    OK(store_pages(s, 1, -1, 1, no_page, NULL, &next, &more));
     assert_int_equal(store_lane_page(s, 1, 1, -1, &p), E_NOTFOUND);
     OK(store_done(s, 1, see_done, &l, &last));
     assert_int_equal(store_result(s, 1, 0, see_n, &l), 0);
@@ -720,7 +735,7 @@ static void test_plans(void **state)
             check_plan(db, sql);
         }
     }
-    assert_int_equal(found, 26);
+    assert_int_equal(found, 28);
     sqlite3_close(db);
     store_close(s);
 }
