@@ -245,6 +245,9 @@ class Origin:
         while (busy := self.active()) > 0:
             assert time.monotonic() < end, f"{busy} requests are still in flight at the origin"
             time.sleep(0.02)
+        arrivals = self.arrivals()
+        while self._lines().count("\n") < arrivals and time.monotonic() < end:
+            time.sleep(0.02)  # an answer is counted down before its line is written
         self.get("/__reset")
         self.log_offset = (self.dir / "access.log").stat().st_size
 
@@ -267,14 +270,17 @@ class Origin:
                 most[host] = max(most.get(host, 0), n)
         return most
 
+    def _lines(self):
+        with open(self.dir / "access.log") as f:
+            f.seek(self.log_offset)
+            return f.read()
+
     def hits(self, count=None):
         """The requests that ended since reset(); waits until there are at least `count`, as the
         line is written after the client has its answer."""
         end = time.monotonic() + 15
         while True:
-            with open(self.dir / "access.log") as f:
-                f.seek(self.log_offset)
-                text = f.read()
+            text = self._lines()
             lines = text[:text.rfind("\n") + 1].splitlines()
             if count is None or len(lines) >= count or time.monotonic() > end:
                 break
