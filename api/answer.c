@@ -76,6 +76,7 @@ static const char *retry_after(enum problem_type type)
 {
     switch (type) {
     case PROBLEM_BUSY: return "1";
+    case PROBLEM_STUCK:
     case PROBLEM_STORAGE: return "5";
     case PROBLEM_DISK_FULL: return "30";
     default: return NULL;

@@ -259,12 +259,13 @@ static enum MHD_Result begin(struct request *r, const char *method, const char *
         r->linger = true;
         return answer_problem(r);
     }
-    if (request_stopping(r)) {
+    bool wrong = inspect_client(r) != 0 || routes_find(r, method) != 0;
+    if (request_stopping(r) && (wrong || !r->route || !(r->route->flags & ROUTE_ALWAYS))) {
         request_fail(r, E_STOPPING, "request");
         r->linger = true;
         return answer_problem(r);
     }
-    if (inspect_client(r) != 0 || routes_find(r, method) != 0)
+    if (wrong)
         return refuse_early(r);
     if (!r->options && r->route->flags & ROUTE_UPLOAD)
         return ingest_begin(r) == 0 ? MHD_YES : refuse_early(r);

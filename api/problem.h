@@ -27,6 +27,7 @@
     X(PROBLEM_INTERNAL, "internal", 500, "Internal error")                                     \
     X(PROBLEM_BUSY, "busy", 503, "Busy")                                                       \
     X(PROBLEM_STORAGE, "storage", 503, "Storage failure")                                      \
+    X(PROBLEM_STUCK, "stuck", 503, "Stuck")                                                    \
     X(PROBLEM_NOT_READY, "not-ready", 503, "Not ready")                                        \
     X(PROBLEM_DISK_FULL, "disk-full", 507, "Disk full")
 

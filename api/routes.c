@@ -53,9 +53,9 @@ static const struct route routes[] = {
     {"GET", "/v1/batches/{id}/results", results_list, results_params, 0},
     {"GET", "/v1/batches/{id}/results/{index}", results_get, result_params, 0},
     {"GET", "/v1/batches/{id}/results/{index}/body", results_body, NULL, 0},
-    {"GET", "/healthz", service_healthz, NULL, 0},
-    {"GET", "/readyz", service_readyz, NULL, 0},
-    {"GET", "/metrics", service_metrics, NULL, 0},
+    {"GET", "/healthz", service_healthz, NULL, ROUTE_ALWAYS},
+    {"GET", "/readyz", service_readyz, NULL, ROUTE_ALWAYS},
+    {"GET", "/metrics", service_metrics, NULL, ROUTE_ALWAYS},
     {"GET", "/openapi.yaml", get_openapi_yaml, NULL, 0},
     {"GET", "/openapi.json", get_openapi_json, NULL, 0},
 };

@@ -7,6 +7,7 @@
 
 enum {
     ROUTE_UPLOAD = 1,    /* takes a body: ingest.c */
+    ROUTE_ALWAYS = 4,    /* while the service stops, too */
     ROUTE_ANY_QUERY = 2, /* its query parameters are checked elsewhere */
 };
 

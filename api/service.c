@@ -16,6 +16,9 @@ enum {
 enum MHD_Result service_healthz(struct request *r)
 {
     static char text[] = "{\"status\":\"ok\"}";
+
+    if (!health_watch(now_us()))
+        return answer_fail(r, PROBLEM_STUCK, "a thread of the service does not turn any more");
     struct MHD_Response *resp = MHD_create_response_from_buffer(sizeof(text) - 1, text,
                                                                 MHD_RESPMEM_PERSISTENT);
 
@@ -49,8 +52,12 @@ enum MHD_Result service_readyz(struct request *r)
     struct buf b;
     struct jw w;
     char seconds[16];
-    unsigned retry_s, n = health_read(causes, &retry_s);
-    bool ready = retry_s == 0;
+    unsigned retry_s, n;
+    bool ready;
+
+    (void)health_watch(now_us());
+    n = health_read(causes, &retry_s);
+    ready = retry_s == 0;
 
     buf_init(&b, READY_MAX);
     jw_init(&w, &b);
@@ -76,6 +83,7 @@ enum MHD_Result service_metrics(struct request *r)
     int64_t values[METRIC_CELLS];
     struct buf b;
 
+    (void)health_watch(now_us());
     engine_metrics(r->api->engine, r->api->store, values);
     buf_init(&b, METRICS_MAX);
     if (exposition_write(&b, values) != 0) {

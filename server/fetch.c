@@ -14,6 +14,7 @@
 #include "server/budget.h"
 #include "server/fetch_int.h"
 #include "server/metrics.h"
+#include "server/pulse.h"
 
 enum {
     FULL_US = 10 * 1000, /* then look whether others have given descriptors back */
@@ -441,6 +442,7 @@ static void *fetcher_main(void *arg)
     char name[16]; /* as perf and top show it */
     snprintf(name, sizeof(name), "fetch-%u", f->no);
     (void)pthread_setname_np(pthread_self(), name);
+    pulse_register("fetcher");
     f->socket_share = f->e->fd_budget / f->e->n_fetchers; /* all are there by now */
     for (;;) {
         f->now = now_us();

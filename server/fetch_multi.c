@@ -16,6 +16,7 @@
 #include "server/budget.h"
 #include "server/fetch_int.h"
 #include "server/metrics.h"
+#include "server/pulse.h"
 
 enum {
     EVENTS = 512,
@@ -477,9 +478,11 @@ void multi_turn(struct fetcher *f, int64_t until)
         wait_ms = wait_us <= 0 ? 0 : wait_us > 60000000 ? 60000 : (int)((wait_us + 999) / 1000);
 
     struct epoll_event ev[EVENTS];
+    pulse_end();
     int n = epoll_wait(f->epoll, ev, EVENTS, wait_ms);
     ASSERT(n >= 0 || errno == EINTR);
     f->now = f->turn_us = now_us();
+    pulse_begin(f->now);
     for (int i = 0; i < n; i++)
         on_event(f, ev[i].data.fd, ev[i].events);
     for (unsigned i = 0; i < ALL_SHARDS; i++) {

@@ -6,6 +6,12 @@
 #include <string.h>
 
 #include "server/metrics.h"
+#include "server/pulse.h"
+
+enum {
+    STUCK_US = 5 * 1000 * 1000,
+    DEAD_US = 60 * 1000 * 1000,
+};
 
 static const struct {
     const char *name, *text, *label;
@@ -63,7 +69,7 @@ void health_set(enum health_cause c, const char *fmt, ...)
     show(c, true);
     pthread_mutex_unlock(&mutex);
     if (!was)
-        log_event(c == HEALTH_STARTING ? LOG_DEBUG : LOG_WARN, "health_cause",
+        log_event(c <= HEALTH_DRAINING ? LOG_DEBUG : LOG_WARN, "health_cause",
                   LOG_S("cause", causes[c].name), LOG_S("msg", text));
 }
 
@@ -76,13 +82,25 @@ void health_clear(enum health_cause c)
     show(c, false);
     pthread_mutex_unlock(&mutex);
     if (was)
-        log_event(c == HEALTH_STARTING ? LOG_DEBUG : LOG_INFO, "health_cause_over",
+        log_event(c <= HEALTH_DRAINING ? LOG_DEBUG : LOG_INFO, "health_cause_over",
                   LOG_S("cause", causes[c].name));
 }
 
 bool health_is(enum health_cause c)
 {
     return atomic_load_explicit(&set, memory_order_relaxed) & bit(c);
+}
+
+bool health_watch(int64_t now_us)
+{
+    int64_t us;
+    const char *name = pulse_slowest(now_us, &us);
+    if (name != NULL && us > STUCK_US)
+        health_set(HEALTH_STUCK, "the %s has been at one thing for %d s", name,
+                   (int)(us / 1000000));
+    else
+        health_clear(HEALTH_STUCK);
+    return name == NULL || us <= DEAD_US;
 }
 
 bool health_ready(void)

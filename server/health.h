@@ -42,6 +42,9 @@ void health_set(enum health_cause c, const char *fmt, ...) PRINTF_LIKE(2, 3);
 /* Nothing if it is not set: cheap enough to be called after each success. */
 void health_clear(enum health_cause c);
 bool health_is(enum health_cause c);
+/* Sets or clears HEALTH_STUCK by pulse.h; to be called before health is read. `now_us`: monotonic.
+ * False: a thread has been stuck for so long that a new start is the only help left. */
+bool health_watch(int64_t now_us);
 /* Whether no cause of those that make the service not ready is set. Cheap. */
 bool health_ready(void);
 /* The causes that are set, worst first. Returns their number; *retry_after_s: when to ask again,

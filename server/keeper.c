@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "server/keeper_int.h"
+#include "server/pulse.h"
 
 enum {
     CANCEL_PAGES = 64,              /* pages of cancelled requests a group: some 2,000 results */
@@ -221,6 +222,7 @@ void *keeper_main(void *arg)
 {
     struct keeper *k = arg;
     (void)pthread_setname_np(pthread_self(), "keeper");
+    pulse_register("keeper");
     while (!k->stop) {
         struct pollfd p = {.fd = k->e->inbox.fd, .events = POLLIN};
         if (k->store_failed) /* not at once again, however many messages come */
@@ -228,6 +230,7 @@ void *keeper_main(void *arg)
         else if (poll(&p, 1, wait_ms(k)) < 0)
             ASSERT(errno == EINTR);
         int64_t begin = now_us();
+        pulse_begin(begin);
         struct msg *kept = k->kept;
         k->kept = NULL;
         k->kept_tail = &k->kept;
@@ -242,6 +245,7 @@ void *keeper_main(void *arg)
             k->results_due = k->kept != NULL ? 0 : k->results_begin + gather_us(k);
         }
         metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_KEEPER, now_us() - begin);
+        pulse_end();
     }
     keeper_drain(k);
     free(k);

@@ -78,6 +78,7 @@ static int serve(const struct config *cfg, const sigset_t *signals)
     greet(cfg, api_port(api));
     if (sigwait(signals, &sig) == 0)
         log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(sig)));
+    health_set(HEALTH_DRAINING, NULL);
     status = EXIT_OK;
 out:
     if (fd >= 0)

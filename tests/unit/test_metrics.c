@@ -12,6 +12,7 @@
 #include "api/exposition.h"
 #include "server/health.h"
 #include "server/metrics.h"
+#include "server/pulse.h"
 
 static char *exposition(void)
 {
@@ -187,6 +188,32 @@ static void test_health(void **state)
     free(text);
 }
 
+static void test_a_thread_that_does_not_turn(void **state)
+{
+    (void)state;
+    struct health_entry v[HEALTH_CAUSES_N];
+    unsigned retry_s;
+    int64_t s = 1000000, us;
+    log_set_level(LOG_ERROR);
+    pulse_begin(s); /* of nobody */
+    assert_null(pulse_slowest(5 * s, &us));
+    pulse_register("tester");
+    assert_true(health_watch(100 * s));
+    pulse_begin(100 * s);
+    assert_string_equal(pulse_slowest(103 * s, &us), "tester");
+    assert_int_equal(us, 3 * s);
+    assert_true(health_watch(104 * s) && health_ready());
+    assert_true(health_watch(106 * s));
+    assert_false(health_ready());
+    assert_int_equal(health_read(v, &retry_s), 1);
+    assert_string_equal(v[0].detail, "the tester has been at one thing for 6 s");
+    assert_true(health_watch(160 * s));
+    assert_false(health_watch(161 * s));
+    pulse_end();
+    assert_true(health_watch(162 * s) && health_ready());
+    log_set_level(LOG_INFO);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -196,6 +223,7 @@ int main(void)
         cmocka_unit_test(test_error_codes_are_the_outcomes),
         cmocka_unit_test(test_threads),
         cmocka_unit_test(test_health),
+        cmocka_unit_test(test_a_thread_that_does_not_turn),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
