@@ -75,6 +75,8 @@ static int commit_group(struct keeper *k, struct msg *list)
         log_event(LOG_ERROR, "commit_failed", LOG_S("error", store_error(e->store)));
 out:
     if (rc != 0) {
+        if (store_lost(e->store))
+            keeper_give_up(k);
         for (struct live *l = k->touched; l != NULL; l = l->touched_next)
             keeper_clear_group(l);
         k->touched = NULL;

@@ -5,6 +5,8 @@
 #define SERVER_KEEPER_INT_H
 
 #include "server/engine_int.h"
+
+enum { KEEPER_LOST = 4 /* exit status */ };
 #include "server/metrics.h"
 
 struct keeper {
@@ -86,5 +88,10 @@ void keeper_background_done(struct keeper *k);
 void keeper_background_undo(struct keeper *k);
 /* Frees what is left when the thread ends; what was not stored is fetched again. */
 void keeper_drain(struct keeper *k);
+
+/* keeper_fault.c */
+/* The database lost what was committed (store_lost): ends the process, status KEEPER_LOST, with
+ * nothing more written or answered. The next start goes on from what is there. */
+void keeper_give_up(struct keeper *k) __attribute__((noreturn));
 
 #endif

@@ -96,6 +96,8 @@ static int map_error(sqlite3 *db, int code)
 int sq_fail(struct store *s, int code)
 {
     int rc = map_error(s->db, code);
+    if (code == SQLITE_IOERR_FSYNC || code == SQLITE_IOERR_DIR_FSYNC)
+        s->unsure = true;
     if (rc != 0)
         snprintf(s->error, sizeof(s->error), "%s (%d)", sqlite3_errmsg(s->db), code);
     return rc;
@@ -390,6 +392,8 @@ void store_close(struct store *s)
         sqlite3_finalize(s->stmt[i]);
     if (s->folds)
         store_checkpoint(s, true); /* sqlite3_close would not while a reader is open */
+    if (s->unsure)                 /* the log stays, for the next start to look at */
+        sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
     sqlite3_close(s->db);
     if (s->lock_fd >= 0)
         close(s->lock_fd);
@@ -401,8 +405,8 @@ void store_close(struct store *s)
 
 int store_begin(struct store *s, bool durable)
 {
-    int rc = 0;
-    if (durable != s->durable) {
+    int rc = sq_mend(s);
+    if (rc == 0 && durable != s->durable) {
         rc = sq_run(s, durable ? S_SYNC_FULL : S_SYNC_NORMAL);
         if (rc == 0)
             s->durable = durable;
@@ -433,8 +437,13 @@ void store_rollback(struct store *s)
 int store_commit(struct store *s)
 {
     int rc = sq_run(s, S_COMMIT);
-    if (rc != 0)
-        store_rollback(s);
+    if (rc == 0)
+        return 0;
+    store_rollback(s);
+    char error[sizeof(s->error)];
+    memcpy(error, s->error, sizeof(error));
+    if (sq_mend(s) == 0) /* before anybody is told of the failure */
+        memcpy(s->error, error, sizeof(error));
     return rc;
 }
 
@@ -447,12 +456,16 @@ void store_checkpoint(struct store *s, bool force)
         mode = SQLITE_CHECKPOINT_RESTART;
     else if (s->frames < PASSIVE_FRAMES)
         return;
+    if (sq_mend(s) != 0)
+        return;
     /* A reader may keep a RESTART from finishing: don't wait for it, there is a next time. */
     sqlite3_busy_timeout(s->db, 0);
     int code = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, &left, NULL);
     sqlite3_busy_timeout(s->db, 5000);
     if (code == SQLITE_OK)
         s->frames = 0;
+    else if (code == SQLITE_IOERR_FSYNC)
+        s->unsure = true;
     s->checkpoints += code == SQLITE_OK;
     s->checkpoints_failed += code != SQLITE_OK;
 }

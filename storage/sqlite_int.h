@@ -100,7 +100,9 @@ enum statement {
 struct store {
     sqlite3 *db;
     bool writer, durable;
-    bool folds; /* a writer whose database was found to be ours: close checkpoints */
+    bool folds;  /* a writer whose database was found to be ours: close checkpoints */
+    bool unsure; /* a sync failed: sq_mend before anything else is written */
+    bool lost;   /* … and it cannot be mended */
     int lock_fd;
     int frames; /* of the write-ahead log, after the last commit */
     uint64_t checkpoints, checkpoints_failed;
@@ -112,6 +114,9 @@ struct store {
 
 /* Maps a code of SQLite's to ours; unless that is 0, keeps the text for store_error. */
 int sq_fail(struct store *s, int code) MUSTCHECK;
+/* After a failed sync: makes sure that all that was committed is on the disk (sqlite_mend.c). Outside
+ * a transaction. E_IO: not yet, try again later. E_CORRUPT: it is lost. */
+int sq_mend(struct store *s) MUSTCHECK;
 /* The prepared statement; *out is NULL on failure. Give it back with sq_put or sq_finish. */
 int sq_get(struct store *s, enum statement i, sqlite3_stmt **out) MUSTCHECK;
 void sq_put(sqlite3_stmt *q);

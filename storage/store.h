@@ -186,7 +186,12 @@ const char *store_error(const struct store *s);
 /* Starts a transaction. `durable`: its commit is on the disk (synced) when store_commit returns;
  * otherwise it survives the process, and is lost at most by loss of power. */
 int store_begin(struct store *s, bool durable) MUSTCHECK;
-int store_commit(struct store *s) MUSTCHECK; /* on failure: rolled back */
+/* On failure it is rolled back. After a sync that failed, store_begin first makes sure that all that
+ * was committed is on the disk, and is E_IO until it is. */
+int store_commit(struct store *s) MUSTCHECK;
+/* After a failed sync it was found that committed data is gone: what the process knows and what is
+ * stored differ from now on, so it should end at once and start again from what is there. */
+bool store_lost(const struct store *s);
 void store_rollback(struct store *s);
 /* Between the two the same state is read, and SQLite's locks are taken once instead of for every
  * call (each is some system calls). Nothing may be written, no transaction begun. */

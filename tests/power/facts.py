@@ -93,14 +93,14 @@ class Facts:
             self.add(at, "ended", batch[1], counts["succeeded"], counts["failed"])
 
 
-def extract(recording, path):
-    """-> {kind: number of facts}"""
+def write(recording):
+    """Into a file beside the recording. -> {kind: number of facts}"""
     facts = Facts()
     for at, (kind, ino, _, data) in enumerate(events(recording)):
         if kind == RECV:
             facts.received(at, ino, data)
         elif kind == SEND:
             facts.sent(at, ino, data)
-    path.write_text("".join(" ".join(map(str, fact)) + "\n" for fact in facts.v))
+    recording.with_suffix(".facts").write_text("".join(" ".join(map(str, fact)) + "\n" for fact in facts.v))
     kinds = [fact[2] for fact in facts.v]
     return {kind: kinds.count(kind) for kind in sorted(set(kinds))}

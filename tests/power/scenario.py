@@ -31,9 +31,9 @@ class Recorded(harness.Service):
 class Clients:
     """Some threads that ask for this and that until they are told to stop."""
 
-    def __init__(self, service, origin, seed, refusals=(503,)):
+    def __init__(self, service, origin, seed, refusals=(503,), totals=(1, 1, 3, 10, 40, 150, 600)):
         self.service, self.origin, self.seed = service, origin, seed
-        self.refusals = refusals
+        self.refusals, self.totals = refusals, totals
         self.stopping = threading.Event()
         self.numbers = iter(range(10**9))
         self.accepted = 0
@@ -41,7 +41,7 @@ class Clients:
         self.pauses = "/pause" in (harness.ROOT / "openapi.yaml").read_text()
 
     def batch(self, rng):
-        total = rng.choice((1, 1, 3, 10, 40, 150, 600))
+        total = rng.choice(self.totals)
         name = f"p{self.seed}n{next(self.numbers)}x{total}"
         sizes = [rng.choice((0, 10, 500, 3000, 20000 if total < 100 else 100)) for _ in range(total)]
         if rng.random() < 0.03:
@@ -106,14 +106,14 @@ class Clients:
             raise self.errors[0]
 
 
-def record(directory, build, origin, batches, seed=1, ends=("stop", "kill", "stop"), fail=0):
+def record(directory, build, origin, batches, seed=1, ends=("stop", "kill", "stop"), fail=0, **more):
     """A run of the service for each of `ends`, which say how it ends. -> the service, stopped"""
     service = Recorded(directory, build, "--max-per-host", 20, fail=fail)
     if not os.path.exists(service.binary):
         raise SystemExit(f"{service.binary} is missing: build it (-DBATCHFETCH_TESTS=ON)")
     for n, end in enumerate(ends):
         service.start()
-        clients = Clients(service, origin, seed * 10 + n, (500, 503) if fail else (503,))
+        clients = Clients(service, origin, seed * 10 + n, (500, 503) if fail else (503,), **more)
         with clients:
             clients.until(batches)
             if end == "kill":

@@ -22,7 +22,7 @@ def recording(session_origin):
     directory = harness.temp_dir("power")
     service = scenario.record(directory / "service", harness.BINARY.parent, session_origin, batches=5,
                               ends=("kill", "stop"))
-    yield service, facts.extract(service.log, service.log.with_suffix(".facts"))
+    yield service, facts.write(service.log)
     shutil.rmtree(directory)
 
 

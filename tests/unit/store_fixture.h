@@ -9,6 +9,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <errno.h>
 #include <ftw.h>
 #include <sqlite3.h>
 #include <stdio.h>
@@ -28,10 +29,16 @@ static char dir[96];
 
 /* SQLite's syncs come through here: counted, and done. */
 static unsigned syncs;
+static unsigned failing_syncs; /* so many next ones of data fail */
 
 int fdatasync(int fildes)
 {
     syncs++;
+    if (failing_syncs > 0) {
+        failing_syncs--;
+        errno = EIO;
+        return -1;
+    }
     return (int)syscall(SYS_fdatasync, fildes);
 }
 
