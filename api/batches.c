@@ -9,6 +9,7 @@
 
 #include "api/answer.h"
 #include "api/cursor.h"
+#include "api/held.h"
 #include "api/park.h"
 #include "api/view.h"
 
@@ -214,6 +215,7 @@ struct list {
     uint32_t n;
     int64_t before; /* where to go on */
     uint32_t limit, written;
+    size_t soft; /* a longer text is enough */
     bool more;
 };
 
@@ -256,7 +258,7 @@ static void write_step(struct request *r, struct list *l, struct jw *w)
         struct batch_view v = {0};
         int64_t no = l->v[i].no;
 
-        if (l->written == l->limit || w->b->len > LIST_JSON_SOFT) {
+        if (l->written == l->limit || w->b->len > l->soft) {
             l->more = true;
             batch_fini(&l->v[i]);
             continue;
@@ -327,6 +329,7 @@ enum MHD_Result batches_list(struct request *r)
     l = xcalloc(1, sizeof(*l));
     l->limit = (uint32_t)limit;
     l->before = before;
+    l->soft = held_room(r->api) < LIST_JSON_SOFT ? held_room(r->api) : LIST_JSON_SOFT;
     if (status && !parse_status(l, status)) {
         free(l);
         return bad_parameter(r, "status",
@@ -341,5 +344,5 @@ enum MHD_Result batches_list(struct request *r)
         request_fail(r, rc, "listing batches");
         return answer_problem(r);
     }
-    return answer_send(r, 200, answer_take(&b, "application/json"), NULL);
+    return answer_send(r, 200, held_response(r->api, &b, "application/json"), NULL);
 }

@@ -16,7 +16,8 @@ enum {
     PAGE_EMPTY_STEPS = 10,        /* steps without a match before a page ends short */
     OUT_MAX = 64 * 1024 * 1024,   /* hard bound of text not yet taken */
     LARGE_BODY = 1024 * 1024,
-    BODY_PIECE = 3 * 87381, /* a multiple of three (base64), 256 KiB */
+    BODY_PIECE = 3 * 87381, /* a multiple of three (base64), 256 KiB … */
+    BODY_SHORT = 3 * 2730,  /* … or 8 KiB */
 };
 
 enum { PREFIX, ROWS, CHECK, BODY, SUFFIX };
@@ -30,6 +31,7 @@ void feed_init(struct feed *f)
     f->after = -1;
     f->status = -1;
     f->left = UINT64_MAX;
+    f->step_bytes = STEP_BYTES;
 }
 
 void feed_fini(struct feed *f)
@@ -43,6 +45,12 @@ void feed_fini(struct feed *f)
 bool feed_is_large(const struct feed *f)
 {
     return f->in_body && f->body_len > LARGE_BODY;
+}
+
+/* A page ends with the result that makes it this long, however the steps fall. */
+static bool page_is_full(const struct feed *f)
+{
+    return f->form == FEED_PAGE && f->written + (f->out.len - f->step_from) >= PAGE_BYTES;
 }
 
 static void end_row(struct feed *f)
@@ -74,7 +82,7 @@ static int on_row(void *arg, const struct result *r)
         return 1;
     }
     end_row(f);
-    return f->out.len - f->step_from >= STEP_BYTES;
+    return f->out.len - f->step_from >= f->step_bytes || page_is_full(f);
 }
 
 static int rows(struct feed *f)
@@ -104,7 +112,7 @@ static int rows(struct feed *f)
     if (!f->more)
         f->phase = SUFFIX;
     else if (f->form == FEED_PAGE &&
-             (f->left == 0 || f->written >= PAGE_BYTES || f->empty_steps >= PAGE_EMPTY_STEPS))
+             (f->left == 0 || page_is_full(f) || f->empty_steps >= PAGE_EMPTY_STEPS))
         f->phase = SUFFIX;
     return 0;
 }
@@ -113,8 +121,9 @@ static int rows(struct feed *f)
 static int read_piece(struct feed *f, size_t *got)
 {
     uint64_t left = f->body_len - f->body_at;
-    size_t want = left < BODY_PIECE ? (size_t)left : BODY_PIECE;
-    int rc = buf_reserve(&f->piece, BODY_PIECE);
+    size_t most = f->step_bytes < STEP_BYTES ? BODY_SHORT : BODY_PIECE;
+    size_t want = left < most ? (size_t)left : most;
+    int rc = buf_reserve(&f->piece, most);
 
     *got = 0;
     if (rc == 0 && want > 0)
@@ -195,7 +204,7 @@ static int write_body(struct feed *f)
     jw_text_end(&f->w);
     f->in_body = false;
     end_row(f);
-    if (f->form == FEED_PAGE && f->written >= PAGE_BYTES)
+    if (page_is_full(f))
         f->phase = SUFFIX;
     return 0;
 }

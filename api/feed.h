@@ -22,8 +22,11 @@ struct feed {
     uint64_t left;      /* results still wanted */
     uint64_t index;     /* FEED_SINGLE */
     bool headers, body; /* what to include */
+    size_t step_bytes;  /* a step ends with the result that makes it this long; may be changed
+                           between steps, and does not change the text */
 
-    /* The text made so far and not yet taken. */
+    /* The text made so far and not yet taken. A struct feed as it was before a step, with other
+     * buffers, makes the same text again (of a batch that goes on: at least as much). */
     struct buf out;
     bool done;
 

@@ -27,6 +27,7 @@
 
 enum {
     BACKLOG = 1024,
+    UNSENT_MAX = 128 * 1024,
     DRAIN_US = 3 * 1000 * 1000, /* for the answers under way when the service stops */
     PARAMETERS_MAX = 256,       /* of a query; every route knows far fewer, but for metadata.KEY */
 };
@@ -363,6 +364,9 @@ static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
     if (!r)
         return;
     *context = NULL;
+    if (r->patient) /* for the next request */
+        MHD_set_connection_option(conn, MHD_CONNECTION_OPTION_TIMEOUT,
+                                  (unsigned)CONNECTION_TIMEOUT_S);
     if (slot_of(conn)->pending == r) /* some errors of the library's own come here without a call */
         slot_of(conn)->pending = NULL;
     note_end(r, how);
@@ -408,7 +412,7 @@ int api_listen(const struct config *cfg, int *out, char *why, size_t why_size)
     char host[256], port[8];
     const char *p = cfg->listen_host;
     size_t n = strlen(p);
-    int one = 1, rc, err = 0, fd = -1;
+    int one = 1, unsent = UNSENT_MAX, rc, err = 0, fd = -1;
 
     if (n > 1 && p[0] == '[' && p[n - 1] == ']') { /* the brackets of an IPv6 address */
         p++;
@@ -437,6 +441,10 @@ int api_listen(const struct config *cfg, int *out, char *why, size_t why_size)
         }
     }
     freeaddrinfo(list);
+    /* Inherited by the connections: what a slow reader has not fetched stays with us (held.h) rather
+     * than in the kernel's buffers, some MiB each. A fast one is not slowed. */
+    if (fd >= 0)
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof(unsent));
     if (fd < 0) {
         (void)snprintf(why, why_size, "cannot listen on %s port %s: %s", host, port, strerror(err));
         return E_IO;
@@ -465,9 +473,9 @@ static int start_daemon(struct api *api)
         MHD_OPTION_LISTEN_SOCKET, api->listen_fd, MHD_OPTION_CONNECTION_LIMIT,
         (unsigned)engine_max_clients(api->engine), MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)CONNECTION_TIMEOUT_S, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
-        (size_t)CONNECTION_MEMORY, MHD_OPTION_URI_LOG_CALLBACK, on_request_line, api,
-        MHD_OPTION_NOTIFY_COMPLETED, on_completed, api, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
-        api, MHD_OPTION_END);
+        (size_t)engine_memory(api->engine)->connection_bytes, MHD_OPTION_URI_LOG_CALLBACK,
+        on_request_line, api, MHD_OPTION_NOTIFY_COMPLETED, on_completed, api,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, api, MHD_OPTION_END);
     if (!daemon)
         return E_NOMEM;
     pthread_mutex_lock(&api->lock);

@@ -18,6 +18,8 @@
 enum {
     CONNECTION_MEMORY = 64 * 1024,
     CONNECTION_TIMEOUT_S = 30,
+    READER_TIMEOUT_S =
+        600, /* of a long answer: the kernel holds what takes a slow reader minutes */
     IGNORED_BODY_MAX = 64 * 1024, /* of a body that no one asked for */
     SWALLOW_MAX = 1024 * 1024,    /* of an upload that is refused already, before it is cut */
     PIECE = 256 * 1024,           /* bytes read from the store at once */
@@ -53,6 +55,7 @@ struct request {
     bool has_body;  /* one is announced */
     bool finishing; /* received in full: counted in api->answering */
     bool answered;
+    bool patient;             /* its connection has READER_TIMEOUT_S */
     bool linger;              /* the client may still be sending when the connection is closed */
     uint64_t length;          /* Content-Length; UINT64_MAX: not given */
     uint64_t body_seen;       /* bytes of the body so far */
@@ -86,6 +89,7 @@ struct api {
     uint16_t port;
     char *hosts[4];         /* what Host may say, lower case, without port */
     bool check_layout;      /* the library is the one whose memory layout inspect.c knows */
+    uint64_t held;          /* bytes of answers that were not read yet; held.h */
     struct ingest *ingests; /* all uploads, for their Idempotency-Keys */
 
     uint32_t id_base, ids; /* of request ids: which process, and how many */

@@ -12,6 +12,7 @@
 #include "api/batches.h"
 #include "api/cursor.h"
 #include "api/feed.h"
+#include "api/held.h"
 #include "api/view.h"
 
 enum {
@@ -19,21 +20,87 @@ enum {
     LIMIT_MAX = 10000,
     CUSTOM_ID_MAX = 256,
     RANGE_PROBLEM_MAX = 4096,
+    STEP_LONG = 256 * 1024, /* of text that a stream makes at once … */
+    STEP_SHORT = 16 * 1024, /* … when memory is short */
+    STREAM_BLOCK = 1024,    /* the library's, which it does not use for chunks */
 };
 
 /* ---- streaming ---- */
 
+/* When memory is short, text that the reader has not taken yet is thrown away, and made again when
+ * it comes for more: so a slow reader holds next to nothing. */
 struct stream {
     struct feed feed;
-    size_t taken; /* of feed.out */
+    struct feed saved; /* as it was before the text in feed.out was made; without buffers */
+    bool again;        /* the same text can be made again */
+    size_t taken;      /* of feed.out */
+    size_t skip;       /* bytes to be made that were taken already */
+    size_t held;       /* counted in api->held */
 };
+
+static void save(struct stream *s)
+{
+    s->saved = s->feed;
+    memset(&s->saved.out, 0, sizeof(s->saved.out));
+    memset(&s->saved.piece, 0, sizeof(s->saved.piece));
+}
+
+/* Back to where the text begins that is not taken. */
+static void restore(struct stream *s)
+{
+    struct buf out = s->feed.out, piece = s->feed.piece;
+
+    buf_fini(&out);
+    buf_fini(&piece);
+    s->feed = s->saved;
+    s->feed.out = out;
+    s->feed.piece = piece;
+    s->skip += s->taken;
+    s->taken = 0;
+}
+
+static void settle(struct stream *s)
+{
+    struct feed *f = &s->feed;
+
+    held_change(f->api, &s->held, f->out.cap + f->piece.cap);
+    if (!held_short(f->api))
+        return;
+    if (s->taken == f->out.len) {
+        buf_fini(&f->out);
+        s->taken = 0;
+    } else if (s->again) {
+        restore(s);
+    }
+    buf_fini(&f->piece);
+    held_change(f->api, &s->held, f->out.cap);
+}
 
 static void stream_free(void *arg)
 {
     struct stream *s = arg;
 
+    held_change(s->feed.api, &s->held, 0);
     feed_fini(&s->feed);
     free(s);
+}
+
+/* The next text. Returns 0 when there is none yet. */
+static int make_text(struct stream *s)
+{
+    struct feed *f = &s->feed;
+    int rc;
+
+    buf_reset(&f->out);
+    s->taken = 0;
+    save(s);
+    f->step_bytes = held_short(f->api) ? STEP_SHORT : STEP_LONG;
+    rc = feed_step(f);
+    if (rc == 0) {
+        s->taken = s->skip < f->out.len ? s->skip : f->out.len;
+        s->skip -= s->taken;
+    }
+    return rc;
 }
 
 static ssize_t stream_read(void *arg, uint64_t pos, char *out, size_t max)
@@ -43,12 +110,9 @@ static ssize_t stream_read(void *arg, uint64_t pos, char *out, size_t max)
     size_t n;
 
     (void)pos;
-    if (s->taken == f->out.len && !f->done) {
-        int rc;
+    while (s->taken == f->out.len && !f->done) {
+        int rc = make_text(s);
 
-        buf_reset(&f->out);
-        s->taken = 0;
-        rc = feed_step(f);
         if (rc != 0) { /* the answer has begun: breaking it off is all that is left to say */
             log_event(LOG_WARN, "answer_broken_off", LOG_S("what", "results"), LOG_I("rc", rc));
             return MHD_CONTENT_READER_END_WITH_ERROR;
@@ -58,17 +122,18 @@ static ssize_t stream_read(void *arg, uint64_t pos, char *out, size_t max)
     }
     n = f->out.len - s->taken;
     if (n == 0)
-        return MHD_CONTENT_READER_END_OF_STREAM;
+        return s->skip == 0 ? MHD_CONTENT_READER_END_OF_STREAM : MHD_CONTENT_READER_END_WITH_ERROR;
     n = n < max ? n : max;
     memcpy(out, f->out.data + s->taken, n);
     s->taken += n;
+    settle(s);
     return (ssize_t)n;
 }
 
 /* Takes over s. */
 static enum MHD_Result send_stream(struct request *r, struct stream *s, const char *type)
 {
-    struct MHD_Response *resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, 32 * 1024,
+    struct MHD_Response *resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK,
                                                                   stream_read, s, stream_free);
 
     if (!resp)
@@ -76,22 +141,31 @@ static enum MHD_Result send_stream(struct request *r, struct stream *s, const ch
     else if (r->head) /* otherwise the library ends the missing body with an empty chunk */
         (void)MHD_set_response_options(resp, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
     answer_header(resp, "Content-Type", type);
+    held_be_patient(r);
     return answer_send(r, 200, resp, NULL);
 }
 
-/* Makes the text up to its end and sends it whole, unless a large body is in it. Takes over s. */
+/* Makes the text up to its end and sends it whole, unless a large body is in it, or more than may be
+ * held for a slow reader. Takes over s. */
 static enum MHD_Result send_text(struct request *r, struct stream *s, const char *missing)
 {
     struct feed *f = &s->feed;
     struct MHD_Response *resp;
+    size_t room = held_room(r->api);
     int rc = 0;
 
-    while (rc == 0 && !f->done && !feed_is_large(f))
+    save(s);
+    f->step_bytes = room < STEP_LONG ? STEP_SHORT : STEP_LONG;
+    while (rc == 0 && !f->done && !feed_is_large(f) && f->out.len <= room)
         rc = feed_step(f);
-    if (rc == 0 && !f->done)
+    if (rc == 0 && !f->done) {
+        restore(s);
         return send_stream(r, s, "application/json");
+    }
     if (rc == 0) {
-        resp = answer_take(&f->out, "application/json");
+        if (f->out.len > STEP_LONG)
+            held_be_patient(r);
+        resp = held_response(r->api, &f->out, "application/json");
         stream_free(s);
         return answer_send(r, 200, resp, NULL);
     }
@@ -172,6 +246,7 @@ static struct stream *stream_new(struct request *r, const struct batch *b, enum 
     struct stream *s = xcalloc(1, sizeof(*s));
 
     feed_init(&s->feed);
+    s->again = b->state == BATCH_COMPLETED || b->state == BATCH_CANCELLED;
     s->feed.api = r->api;
     s->feed.form = form;
     s->feed.batch = b->no;
@@ -202,6 +277,7 @@ enum MHD_Result results_list(struct request *r)
     batch_fini(&b);
     s->feed.left = limit;
     bad = parse_parameters(r, &s->feed, &why);
+    s->again = s->again || s->feed.order == ORDER_COMPLETION; /* new results come at the end */
     if (bad) {
         stream_free(s);
         return bad_parameter(r, bad, "%s", why);
@@ -313,7 +389,16 @@ struct body_stream {
     struct api *api;
     int64_t batch;
     uint64_t n, first, len;
+    size_t held;
 };
+
+static void body_free(void *arg)
+{
+    struct body_stream *b = arg;
+
+    held_change(b->api, &b->held, 0);
+    free(b);
+}
 
 static ssize_t body_read(void *arg, uint64_t pos, char *out, size_t max)
 {
@@ -361,6 +446,7 @@ static enum MHD_Result send_body(struct request *r, const struct batch *b,
     struct MHD_Response *resp = NULL;
     struct body_stream *bs;
     unsigned status = 200;
+    size_t piece;
     char etag[80], text[96];
 
     (void)snprintf(etag, sizeof(etag), "\"%s-%llu\"", b->id, (unsigned long long)r->index);
@@ -374,9 +460,15 @@ static enum MHD_Result send_body(struct request *r, const struct batch *b,
         resp = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
     } else {
         bs = xcalloc(1, sizeof(*bs));
-        *bs = (struct body_stream){r->api, b->no, info->n, first, last - first + 1};
-        resp = MHD_create_response_from_callback(bs->len, PIECE, body_read, bs, free);
-        if (!resp)
+        *bs = (struct body_stream){r->api, b->no, info->n, first, last - first + 1, 0};
+        piece = held_room(r->api) < PIECE ? held_room(r->api) : PIECE;
+        piece = bs->len < piece ? (size_t)bs->len : piece;
+        resp = MHD_create_response_from_callback(bs->len, piece, body_read, bs, body_free);
+        if (bs->len > STEP_LONG)
+            held_be_patient(r);
+        if (resp)
+            held_change(r->api, &bs->held, piece);
+        else
             free(bs);
     }
     if (range == RANGE_PART) {

@@ -13,7 +13,8 @@
 
 enum {
     DRAIN_MS = 3000, /* what is in flight at SIGTERM may take this long to finish */
-    OTHER_FDS = 64,  /* database, log, listening socket, spilled bodies' headroom */
+    MANY_FDS = 16384,
+    OTHER_FDS = 64, /* database, log, listening socket, spilled bodies' headroom */
 };
 
 /* ---- the table of live batches; engine.mutex held ---- */
@@ -117,8 +118,9 @@ static uint32_t share_descriptors(const struct config *cfg, unsigned fetchers, u
     }
     rlim_t limit = r.rlim_cur == RLIM_INFINITY ? 1000000 : r.rlim_cur;
     /* A low limit is shared out: the API's clients don't get all of it. */
-    if (*clients > limit / 4)
-        *clients = (uint32_t)(limit / 4);
+    rlim_t most = limit >= MANY_FDS ? limit / 2 : limit / 4;
+    if (*clients > most)
+        *clients = (uint32_t)most;
     rlim_t reserve = *clients + fetch_overhead_fds(fetchers) + OTHER_FDS;
     if (limit <= reserve + 16)
         return 16;

@@ -36,18 +36,18 @@ static uint64_t share(uint64_t all, unsigned percent, uint64_t most)
     return least(all / 100 * percent, most);
 }
 
-/* API connections get smaller before they get fewer. */
+/* They get smaller before they get fewer, and when very many are wanted, other things get less. */
 static void share_connections(struct memory_plan *p, uint64_t all, const struct memory_want *w)
 {
-    uint64_t most = (uint64_t)w->connections * (POOL_MOST * KIB + MEMORY_CONNECTION);
-    p->connections = share(all, 16, most);
-    uint64_t pool = p->connections / (w->connections > 0 ? w->connections : 1);
-    pool = pool > MEMORY_CONNECTION ? (pool - MEMORY_CONNECTION) / KIB * KIB : 0;
-    pool = pool > POOL_MOST * KIB ? POOL_MOST * KIB : pool;
-    pool = pool < POOL_LEAST * KIB ? POOL_LEAST * KIB : pool;
-    p->connection_bytes = (uint32_t)pool;
-    p->max_connections = (uint32_t)least(w->connections,
-                                         p->connections / (pool + MEMORY_CONNECTION));
+    const uint64_t largest = POOL_MOST * KIB + MEMORY_CONNECTION;
+    const uint64_t smallest = POOL_LEAST * KIB + MEMORY_CONNECTION;
+    uint64_t usual = share(all, 15, w->connections * largest);
+    uint64_t many = share(all, 40, w->connections * smallest);
+    p->connections = usual > many ? usual : many;
+    uint64_t each = p->connections / (w->connections > 0 ? w->connections : 1) / KIB * KIB;
+    each = each < smallest ? smallest : each > largest ? largest : each;
+    p->connection_bytes = (uint32_t)(each - MEMORY_CONNECTION);
+    p->max_connections = (uint32_t)least(w->connections, p->connections / each);
 }
 
 void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory_want *w)
@@ -59,14 +59,15 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
                least(limit / SPARES_PART, (uint64_t)w->fetchers * SPARES_MOST * MEMORY_TRANSFER);
     uint64_t all = limit - p->slack - p->fixed;
 
-    p->transfers = share(all, 31, (uint64_t)w->transfers * (MEMORY_TRANSFER + MEMORY_TLS));
-    p->bodies = share(all, 12, 256 * MIB);
-    p->window = share(all, 14, (uint64_t)WINDOW_MOST * MEMORY_REQUEST);
-    p->batches = share(all, 8, 1024 * MIB);
-    p->unwritten = share(all, 6, 64 * MIB);
     share_connections(p, all, w);
-    p->answers = share(all, 4, 128 * MIB);
-    p->uploads = share(all, 5, 256 * MIB);
+    all -= p->connections;
+    p->transfers = share(all, 36, (uint64_t)w->transfers * (MEMORY_TRANSFER + MEMORY_TLS));
+    p->bodies = share(all, 13, 256 * MIB);
+    p->window = share(all, 16, (uint64_t)WINDOW_MOST * MEMORY_REQUEST);
+    p->batches = share(all, 9, 1024 * MIB);
+    p->unwritten = share(all, 7, 64 * MIB);
+    p->answers = share(all, 5, 128 * MIB);
+    p->uploads = share(all, 10, 256 * MIB);
     p->names = share(all, 2, (uint64_t)NAMES_MOST * MEMORY_NAME * w->fetchers);
     p->kept = share(all, 2, (uint64_t)KEPT_MOST * MEMORY_KEPT * w->fetchers);
     p->total = p->fixed + p->slack + p->transfers + p->bodies + p->window + p->batches +
