@@ -31,7 +31,7 @@ int fetch_global_init(void)
 #else
     CURLcode rc = curl_global_init(CURL_GLOBAL_DEFAULT);
 #endif
-    return rc == CURLE_OK ? 0 : E_NOMEM;
+    return rc == CURLE_OK ? h2_global_init() : E_NOMEM;
 }
 
 void fetch_global_fini(void)

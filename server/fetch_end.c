@@ -371,6 +371,11 @@ void end_transfer(struct transfer *t, CURLcode code)
         start_hop(t);
         return;
     }
+    if (complete && h2_cut(t, code)) {
+        start_undo(t);
+        start_hop(t);
+        return;
+    }
     if (dead_session(t, code) || dead_connection(t, code)) {
         t->fresh = t->resent = true;
         start_undo(t);

@@ -14,6 +14,18 @@
 
 #include "server/fetch_int.h"
 
+/* A slot in each SSL for the number of its connection, and one for its descriptor. */
+static int no_slot = -1, fd_slot = -1;
+
+int h2_global_init(void)
+{
+    if (no_slot < 0)
+        no_slot = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+    if (fd_slot < 0)
+        fd_slot = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
+    return no_slot >= 0 && fd_slot >= 0 ? 0 : E_NOMEM;
+}
+
 /* What must not be sent twice goes by HTTP/1.1: libcurl does not tell a stream that the origin
  * refused from one that it may have begun to serve. */
 bool h2_offered(const struct transfer *t)
@@ -90,15 +102,32 @@ void h2_started(struct transfer *t)
         h->opener = t;
 }
 
-static bool negotiated(struct transfer *t)
+static SSL *ssl_of(const struct transfer *t)
 {
     const struct curl_tlssessioninfo *tls = NULL;
+    curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
+    return tls != NULL ? tls->internals : NULL;
+}
+
+static bool negotiated(const SSL *ssl)
+{
     const unsigned char *alpn = NULL;
     unsigned len = 0;
-    curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
-    if (tls != NULL && tls->internals != NULL)
-        SSL_get0_alpn_selected(tls->internals, &alpn, &len);
+    if (ssl != NULL)
+        SSL_get0_alpn_selected(ssl, &alpn, &len);
     return len == 2 && memcmp(alpn, "h2", 2) == 0;
+}
+
+/* Only who opens a connection is told its descriptor. */
+static void note_connection(struct transfer *t, SSL *ssl)
+{
+    if (t->fd >= 0) {
+        uint64_t no = multi_mark_h2(t->f, t->fd);
+        (void)SSL_set_ex_data(ssl, no_slot, (void *)(uintptr_t)no);
+        (void)SSL_set_ex_data(ssl, fd_slot, (void *)(intptr_t)t->fd);
+    }
+    t->h2_no = (uint64_t)(uintptr_t)SSL_get_ex_data(ssl, no_slot);
+    t->h2_fd = (int)(intptr_t)SSL_get_ex_data(ssl, fd_slot);
 }
 
 void h2_connected(struct transfer *t)
@@ -106,11 +135,12 @@ void h2_connected(struct transfer *t)
     struct host *h = t->lane->host;
     if (!t->offers_h2)
         return;
-    t->is_h2 = negotiated(t);
+    SSL *ssl = ssl_of(t);
+    t->is_h2 = negotiated(ssl);
     if (!t->is_h2)
         h->h1_port = t->url.port;
-    else if (t->fd >= 0)
-        multi_mark_h2(t->f, t->fd);
+    else
+        note_connection(t, ssl);
     if (h->opener == t) {
         h->opener = NULL;
         serve_later(h);
@@ -158,6 +188,26 @@ bool h2_lost(struct transfer *t, CURLcode code)
         t->lost_times++;
     else
         return false;
+    return true;
+}
+
+bool h2_doubtful(const struct transfer *t, CURLcode code)
+{
+    bool tells = t->has_length || t->status == 204 || t->status == 304 ||
+                 (t->method.len == 4 && memcmp(t->method.ptr, "HEAD", 4) == 0) ||
+                 (t->decode != NULL && decode_end(t->decode) == 0);
+    return code == CURLE_OK && t->is_h2 && !tells;
+}
+
+/* When an origin breaks HTTP/2 itself, or says GOAWAY and leaves, libcurl 7.88.1 closes the
+ * connection and calls every response on it complete, ended by its origin or not
+ * (h2_process_pending_input). What has no length of its own is asked for again, by HTTP/1.1, which
+ * tells; after a proper end, too: that is the last stream of a connection only. */
+bool h2_cut(struct transfer *t, CURLcode code)
+{
+    if (!h2_doubtful(t, code) || multi_is_open(t->f, t->h2_fd, t->h2_no))
+        return false;
+    t->lost_times = LOST_MAX;
     return true;
 }
 

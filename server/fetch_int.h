@@ -193,8 +193,10 @@ struct transfer {
     bool head_ended;
     bool follow; /* a redirect that will be followed */
     bool too_many_hops, location_cut;
-    bool connected;  /* a connection was chosen for this hop */
-    bool is_h2;      /* … that speaks HTTP/2 */
+    bool connected; /* a connection was chosen for this hop */
+    bool is_h2;     /* … that speaks HTTP/2 … */
+    uint64_t h2_no; /* … and is this one of multi_open_socket's */
+    int h2_fd;
     bool lost;       /* … that died */
     bool parted;     /* RESOLVING without slots */
     bool named;      /* it waited for its name, which has been found */
@@ -242,6 +244,7 @@ struct fd_entry {
     uint8_t shard;
     uint8_t want;        /* what libcurl asks for now */
     bool h2;             /* a connection that speaks HTTP/2 */
+    uint64_t no;         /* which one of all of the fetcher's; 0: closed */
     bool tls;            /* counted in engine.tls_open */
     uint32_t registered; /* events known to epoll; 0: not in it */
 };
@@ -262,6 +265,8 @@ struct fetcher {
     struct dns *dns;
     struct host *hosts;         /* uthash, by name */
     struct host *joins;         /* with something to do for h2_serve */
+    struct transfer *doubts;    /* over, but see h2_doubtful */
+    uint64_t n_reaped;          /* transfers that libcurl has ended */
     struct fbatch *batches;     /* uthash, by live */
     struct lane *lanes;         /* uthash, by host and batch */
     struct transfer *transfers; /* all */
@@ -279,6 +284,7 @@ struct fetcher {
     uint64_t random;
     int64_t now;           /* of this turn */
     uint32_t sockets;      /* open, idle ones too */
+    uint64_t last_socket;  /* fd_entry.no */
     uint32_t socket_share; /* this fetcher's part of the descriptors */
     bool short_of_sockets;
     int64_t no_starts_before; /* out of descriptors: pause */
@@ -299,9 +305,10 @@ int multi_init(struct fetcher *f) MUSTCHECK;
 void multi_fini(struct fetcher *f);
 struct shard *multi_shard(struct fetcher *f, struct host *h, bool h2);
 int multi_add(struct transfer *t, struct shard *s) MUSTCHECK;
-void multi_remove(struct transfer *t); /* safe when it is in none */
-void multi_kick(struct shard *s);      /* lets it act on what is due */
-void multi_mark_h2(struct fetcher *f, int fd);
+void multi_remove(struct transfer *t);             /* safe when it is in none */
+void multi_kick(struct shard *s);                  /* lets it act on what is due */
+uint64_t multi_mark_h2(struct fetcher *f, int fd); /* its number */
+bool multi_is_open(const struct fetcher *f, int fd, uint64_t no);
 void multi_watch(void *f, int fd, bool rd, bool wr); /* for dns */
 /* Waits at most until `until` (monotonic), lets libcurl and the resolver act, and ends the
  * transfers that are over. */
@@ -355,6 +362,7 @@ void coded_end(struct transfer *t, bool whole);
 void coded_drop(struct transfer *t); /* the decoder goes; safe in every state */
 
 /* fetch_h2.c */
+int h2_global_init(void) MUSTCHECK;
 bool h2_offered(const struct transfer *t); /* whether its next hop offers HTTP/2 */
 /* Before it runs: it waits instead (true; the caller sets its timer), or may run. */
 bool h2_join(struct transfer *t);
@@ -365,6 +373,11 @@ void h2_failed(struct transfer *t, CURLcode code);
 void h2_left(struct transfer *t); /* before it leaves its multi */
 /* Its connection died before it was answered: it must be started again, uncharged. */
 bool h2_lost(struct transfer *t, CURLcode code);
+/* Its body may be cut short, though libcurl says it is whole. Which it is shows once libcurl has
+ * had its connection's other streams act. */
+bool h2_doubtful(const struct transfer *t, CURLcode code);
+/* Then: it must be started again, likewise. */
+bool h2_cut(struct transfer *t, CURLcode code);
 /* Starts what need not wait any longer. */
 void h2_serve(struct fetcher *f);
 

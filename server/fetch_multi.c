@@ -109,7 +109,9 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
     t->shard->open++;
     atomic_fetch_add(&t->f->e->fds, 1);
     struct fd_entry *en = entry(t->f, fd);
-    *en = (struct fd_entry){.shard = (uint8_t)(t->shard - t->f->shards), .tls = t->url.https};
+    *en = (struct fd_entry){.shard = (uint8_t)(t->shard - t->f->shards),
+                            .tls = t->url.https,
+                            .no = ++t->f->last_socket};
     if (en->tls)
         atomic_fetch_add(&t->f->e->tls_open, 1);
     return fd;
@@ -361,9 +363,16 @@ static int64_t age_out(struct fetcher *f)
     return next;
 }
 
-void multi_mark_h2(struct fetcher *f, int fd)
+uint64_t multi_mark_h2(struct fetcher *f, int fd)
 {
-    entry(f, fd)->h2 = true;
+    struct fd_entry *en = entry(f, fd);
+    en->h2 = true;
+    return en->no;
+}
+
+bool multi_is_open(const struct fetcher *f, int fd, uint64_t no)
+{
+    return (size_t)fd < f->n_fds && f->fds[fd].no == no;
 }
 
 /* An idle connection that becomes readable was closed by its origin, or holds bytes that nobody
@@ -446,11 +455,51 @@ static void reap(struct shard *s)
     while (s->multi != NULL && (m = curl_multi_info_read(s->multi, &left)) != NULL) {
         if (m->msg != CURLMSG_DONE)
             continue;
+        s->f->n_reaped++;
         struct transfer *t = NULL;
         CURLcode code = m->data.result;
         curl_easy_getinfo(m->easy_handle, CURLINFO_PRIVATE, (char **)&t);
         ASSERT(t != NULL && t->magic == TRANSFER_MAGIC && t->shard == s);
+        if (h2_doubtful(t, code)) {
+            t->list_next = s->f->doubts;
+            s->f->doubts = t;
+            continue;
+        }
         end_transfer(t, code);
+    }
+}
+
+/* libcurl ends the streams of a connection that is over one by one, each when it is told of its
+ * socket. So it is told until no further one ends: then the connection is closed, or well. */
+static void probe(struct fetcher *f, const struct transfer *t)
+{
+    uint64_t before;
+    do {
+        before = f->n_reaped;
+        act(t->shard, t->h2_fd, CURL_CSELECT_IN);
+        reap(t->shard);
+    } while (f->n_reaped != before && multi_is_open(f, t->h2_fd, t->h2_no));
+}
+
+static void settle_doubts(struct fetcher *f)
+{
+    struct transfer *settled = NULL;
+    uint64_t well = 0;
+    while (f->doubts != NULL) {
+        struct transfer *t = f->doubts;
+        f->doubts = t->list_next;
+        t->list_next = settled;
+        settled = t;
+        if (t->h2_no != well && multi_is_open(f, t->h2_fd, t->h2_no)) {
+            probe(f, t);
+            well = t->h2_no;
+        }
+    }
+    while (settled != NULL) {
+        struct transfer *t = settled;
+        settled = t->list_next;
+        t->list_next = NULL;
+        end_transfer(t, CURLE_OK);
     }
 }
 
@@ -497,4 +546,5 @@ void multi_turn(struct fetcher *f, int64_t until)
         if (f->shards[i].touched)
             reap(&f->shards[i]);
     }
+    settle_doubts(f);
 }

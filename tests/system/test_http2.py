@@ -10,7 +10,7 @@ import pytest
 from harness import SLOWER, eventually, size
 from origin import HOSTS, content
 from test_submit import echoed
-from toxic_h2 import (HTTP_1_1_REQUIRED, INTERNAL_ERROR, PING, REFUSED_STREAM, SETTINGS, ToxicH2)
+from toxic_h2 import (DATA, HTTP_1_1_REQUIRED, INTERNAL_ERROR, PING, REFUSED_STREAM, SETTINGS, ToxicH2)
 
 SIZES = [0, 1, 1 << 10, 16 << 10, 100 << 10, 1 << 20]
 
@@ -249,6 +249,44 @@ def test_a_body_cut_by_the_end_of_its_connection_is_no_success(service, toxic_h2
     assert {(r["error"]["code"], r["truncated"]) for r in failed} == {("protocol", True)}
     assert len(failed) == 2
     all_good([r for r in results if r["status"] != "failed"])
+
+
+@pytest.mark.parametrize("how", ["bad-frame", "goaway-error", "goaway"])
+def test_a_broken_connection_makes_no_body_whole(service, toxic_h2, how):
+    """libcurl calls all of its responses complete: what has no length is asked for by HTTP/1.1."""
+    def behave(conn, stream, n):
+        conn.head(stream)
+        conn.data(stream, b"x" * 500, end=n > 10)  # from then on: whole, and without a length
+        if n == 12:
+            def end():
+                if how == "bad-frame":
+                    conn.frame(DATA, 0, 0, b"data on stream 0")
+                else:
+                    conn.goaway(stream, INTERNAL_ERROR if how == "goaway-error" else 0)
+                    conn.close()
+            threading.Timer(0.3 * SLOWER, end).start()  # the client has seen the bodies by then
+    server = toxic_h2(behave, h1=b"y" * 700)
+    results = run(service, [server.url(f"/{i}") for i in range(12)])
+    for r in results:
+        assert r["attempts"] == 1
+        if r["status"] == "failed":  # told by libcurl
+            assert (r["error"]["code"], r["truncated"]) == ("protocol", True), r
+        else:
+            assert r["body"] == "y" * 700 if r["http_version"] == "1.1" else "x" * 500, r
+    assert sum(r["http_version"] == "2" and r["status"] == "succeeded" for r in results) == 2
+    assert how != "bad-frame" or server.h1_requests == 10
+
+
+def test_the_end_of_a_connection_after_whole_bodies_costs_a_request_more_at_most(service, toxic_h2):
+    def behave(conn, stream, n):
+        conn.head(stream)
+        if n == 20:
+            conn.goaway(stream)
+        conn.data(stream, b"x" * 500)
+    server = toxic_h2(behave, h1=b"x" * 500)
+    results = run(service, [server.url(f"/{i}") for i in range(20)])
+    all_good(results, None)
+    assert all(r["body"] == "x" * 500 for r in results) and server.h1_requests <= 20
 
 
 def test_stalled_streams_hold_up_nobody(service, toxic_h2):
