@@ -386,7 +386,9 @@ static bool start_some(struct fetcher *f)
         if (held(f, atomic_load(&f->e->unwritten) > (int64_t)f->e->memory.unwritten, &f->unwritten,
                  METRIC_PRESSURE_UNWRITTEN))
             return false; /* the keeper wakes us */
-        if (held(f, multi_full(f), &f->full, METRIC_PRESSURE_DESCRIPTORS))
+        if (held(f, multi_full(f), &f->full,
+                 budget_transfers_full(f->e) ? METRIC_PRESSURE_MEMORY
+                                             : METRIC_PRESSURE_DESCRIPTORS))
             return false;
         struct sched_lane *s = sched_pick(&f->sched);
         if (s == NULL)

@@ -256,6 +256,10 @@ enum {
     X(METRIC_LOG_SUPPRESSED, COUNTER, NONE, NONE, "batchfetch_log_suppressed",                   \
       "Lines left out because there were too many of their kind.")                               \
     /* limits, and the process (names: prometheus.io/docs/instrumenting/writing_clientlibs) */   \
+    X(METRIC_MEMORY_LIMIT, GAUGE, NONE, NONE, "batchfetch_memory_limit_bytes",                   \
+      "Resident memory that the service keeps itself to.")                                       \
+    X(METRIC_BODIES, GAUGE, NONE, NONE, "batchfetch_bodies_bytes",                               \
+      "Memory of response bodies being received; more goes to disk.")                            \
     X(METRIC_MAX_PARALLEL, GAUGE, NONE, NONE, "batchfetch_max_parallel",                         \
       "Transfers that may run at once.")                                                         \
     X(METRIC_PROCESS_RSS, GAUGE, NONE, NONE, "process_resident_memory_bytes",                    \

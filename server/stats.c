@@ -121,6 +121,8 @@ void engine_metrics(struct engine *e, struct store *reader, int64_t out[METRIC_C
     process();
     storage(e, reader);
     metric_set(METRIC_MAX_PARALLEL, e->max_parallel);
+    metric_set(METRIC_MEMORY_LIMIT, (int64_t)e->memory.limit);
+    metric_set(METRIC_BODIES, atomic_load(&e->bodies));
     /* Together, so that requests accepted = pending + results + dropped at any moment. */
     pthread_mutex_lock(&e->mutex);
     batches(e);

@@ -1,9 +1,10 @@
 """/metrics: what is counted is what happened, and the sums fit what the API says."""
 import re
 
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from harness import eventually, size
+from harness import ROOT, eventually, size
 from origin import HOSTS
 
 SECRET = "canary-6b1f"
@@ -231,3 +232,20 @@ def test_labels_carry_nothing_from_outside(service, origin):
     text = service.get("/metrics", keep=1 << 20).body.decode()
     assert SECRET not in text
     assert set(Metrics(service).samples) == before
+
+
+# ---- what is written about them ----
+
+def test_every_metric_is_explained_and_alerts_name_real_ones(service):
+    found = {s.name for f in families(service).values() for s in f.samples}
+    names = {re.sub(r"_(bucket|sum|count)$", "", n) for n in found}
+    text = (ROOT / "docs/operations.md").read_text()
+    for name in names:
+        if name.startswith("batchfetch_"):
+            assert f"`{name.removeprefix('batchfetch_')}" in text, f"{name} is not in the document"
+    rules = yaml.safe_load((ROOT / "docs/alerts.yaml").read_text())["groups"][0]["rules"]
+    for rule in rules:
+        used = re.findall(r"\b(?:batchfetch|process)_\w+", rule["expr"])
+        assert used or "up{" in rule["expr"], rule
+        assert set(used) <= found, f"{rule['alert']}: {set(used) - found}"
+        assert rule["labels"]["severity"] in ("page", "ticket") and rule["annotations"]["summary"]
