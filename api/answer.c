@@ -12,6 +12,7 @@
 
 #include "api/ingest.h"
 #include "api/routes.h"
+#include "server/health.h"
 #include "server/metrics.h"
 
 enum {
@@ -63,7 +64,7 @@ enum MHD_Result answer_send(struct request *r, unsigned status, struct MHD_Respo
     answer_header(resp, "X-Content-Type-Options", "nosniff");
     answer_header(resp, "Cache-Control", cache ? cache : "no-store");
     answer_header(resp, "X-Request-Id", r->request_id);
-    if (request_stopping(r))
+    if (request_stopping(r) || health_is(HEALTH_DRAINING))
         answer_header(resp, "Connection", "close");
     ok = MHD_queue_response(r->conn, status, resp);
     MHD_destroy_response(resp);

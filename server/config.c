@@ -23,6 +23,7 @@ enum kind {
     K_NUM32,
     K_NUM64,
     K_SIZE,
+    K_DURATION,
     K_RATE,
     K_TEXT,
     K_LISTEN,
@@ -65,6 +66,8 @@ static const struct option options[] = {
     {"max-submission-bytes", K_SIZE, AT(max_submission_bytes), 1, 1024 * GIB, "2g", "SIZE",
      "largest body of one submission"},
     {"max-urls", K_NUM64, AT(max_urls), 1, 1000000000, "10000000", "N", "URLs in one batch"},
+    {"drain-timeout", K_DURATION, AT(drain_timeout_s), 0, 86400, "30s", "DURATION",
+     "after SIGTERM, how long transfers in flight may go on"},
     {"log-level", K_LEVEL, AT(log_level), 0, 0, "info", "LEVEL", "error, warn, info or debug"},
     {"log-format", K_FORMAT, AT(log_format), 0, 0, "text", "FORMAT", "text or json"},
     {"log-requests", K_YES, AT(log_requests), 0, 0, "no", "yes|no",
@@ -242,6 +245,36 @@ static const char *parse_number(const char *s, bool size, uint64_t min, uint64_t
 range:
     snprintf(reason, sizeof(reason), "it is out of range: %" PRIu64 " to %" PRIu64, min, max);
     return reason;
+}
+
+/* Digits and a suffix (s, m, h, d, w), in seconds; or "never": 0. */
+static const char *parse_duration(const char *s, uint64_t min, uint64_t max, uint64_t *out)
+{
+    static const char
+        *const wrong = "it is neither a duration such as 90s, 12h or 7d nor \"never\"";
+    static const char *const no_duration = "it is not a duration such as 90s, 12h or 7d";
+    static const char suffixes[] = "smhdw";
+    static const uint32_t seconds[] = {1, 60, 3600, 86400, 7 * 86400};
+    size_t digits = strspn(s, "0123456789");
+
+    if (strcmp(s, "never") == 0 && min > 0) {
+        *out = 0;
+        return NULL;
+    }
+    const char *suffix = s[digits] != '\0' ? strchr(suffixes, s[digits]) : NULL;
+    if (digits == 0 || suffix == NULL || s[digits + 1] != '\0')
+        return min > 0 ? wrong : no_duration;
+    uint64_t v = 0;
+    for (size_t i = 0; i < digits && v <= max; i++)
+        v = v * 10 + (uint64_t)(s[i] - '0');
+    v = v <= max ? v * seconds[suffix - suffixes] : v;
+    if (v < min || v > max) {
+        snprintf(reason, sizeof(reason), "it is out of range: %" PRIu64 "s to %" PRIu64 "d", min,
+                 max / 86400);
+        return reason;
+    }
+    *out = v;
+    return NULL;
 }
 
 /* A decimal number, or none, in thousandths. */
@@ -467,6 +500,7 @@ static const char *set_value(struct config *c, const struct option *o, const cha
         *(char **)m = xstrdup(v);
         return NULL;
     case K_RATE: return parse_rate(v, o->min, o->max, m);
+    case K_DURATION: return parse_duration(v, o->min, o->max, m);
     case K_LISTEN: return set_listen(c, v);
     case K_NETS: return add_nets(c, v);
     case K_LEVEL:
@@ -704,13 +738,15 @@ static void print_help(void)
 {
     char left[64];
 
-    printf("batchfetch %s: fetches batches of URLs through an HTTP API\n\n"
-           "Usage: batchfetch [OPTION]...\n\n"
-           "Each option but those of the last group can also be given as an environment variable\n"
-           "(--max-urls as BATCHFETCH_MAX_URLS) or in the file of --config or BATCHFETCH_CONFIG\n"
-           "(max-urls = N). The command line wins over the environment, and that over the file.\n"
-           "SIZE is in bytes, or with k, m, g for KiB, MiB, GiB.\n",
-           batchfetch_version);
+    printf(
+        "batchfetch %s: fetches batches of URLs through an HTTP API\n\n"
+        "Usage: batchfetch [OPTION]...\n\n"
+        "Each option but those of the last group can also be given as an environment variable\n"
+        "(--max-urls as BATCHFETCH_MAX_URLS) or in the file of --config or BATCHFETCH_CONFIG\n"
+        "(max-urls = N). The command line wins over the environment, and that over the file.\n"
+        "SIZE is in bytes, or with k, m, g for KiB, MiB, GiB. DURATION is a number with s, m, h, d\n"
+        "or w (seconds to weeks): 90s, 12h, 7d.\n",
+        batchfetch_version);
     for (size_t i = 0; i < ARRAY_LEN(options); i++) {
         const struct option *o = &options[i];
         if (o->name == NULL) {
@@ -790,6 +826,17 @@ static void print_rate(const char *name, uint32_t rate)
         printf(rate % 1000 != 0 ? "%s = %u.%03u\n" : "%s = %u\n", name, rate / 1000, rate % 1000);
 }
 
+static void print_duration(const struct option *o, uint64_t s)
+{
+    const char *name = o->name;
+    if (s == 0 && o->min > 0)
+        printf("%s = never\n", name);
+    else if (s > 0 && s % 86400 == 0)
+        printf("%s = %" PRIu64 "d\n", name, s / 86400);
+    else
+        printf("%s = %" PRIu64 "s\n", name, s);
+}
+
 /* Options without a value are shown as comments, so that the output can be read as a file again. */
 void config_print(const struct config *c)
 {
@@ -811,6 +858,7 @@ void config_print(const struct config *c)
             else
                 printf("%s = %" PRIu64 "\n", o->name, n);
             break;
+        case K_DURATION: print_duration(o, *(const uint64_t *)m); break;
         case K_RATE: print_rate(o->name, *(const uint32_t *)m); break;
         case K_LISTEN:
             printf(strchr(c->listen_host, ':') != NULL ? "%s = [%s]:%u\n" : "%s = %s:%u\n", o->name,

@@ -28,6 +28,7 @@ struct config {
     uint64_t max_urls;             /* --max-urls: per batch; default 10,000,000 */
     uint32_t max_connections;      /* --max-connections: API connections; default 1024 */
     uint64_t memory_limit;         /* --memory-limit SIZE|auto: resident memory; 0 = auto */
+    uint64_t drain_timeout_s;      /* --drain-timeout DURATION: after SIGTERM; default 30 s */
     uint32_t log_format;           /* enum log_format: --log-format text|json; default text */
     uint32_t log_requests;         /* --log-requests yes|no; default no */
     uint32_t log_level; /* enum log_level: --log-level error|warn|info|debug; default info */

@@ -12,7 +12,6 @@
 #include "server/tls.h"
 
 enum {
-    DRAIN_MS = 3000, /* what is in flight at SIGTERM may take this long to finish */
     MANY_FDS = 16384,
     OTHER_FDS = 64, /* database, log, listening socket, spilled bodies' headroom */
 };
@@ -233,13 +232,33 @@ const struct memory_plan *engine_memory(const struct engine *e)
     return &e->memory;
 }
 
+void engine_drain(struct engine *e)
+{
+    atomic_store(&e->draining, true);
+    for (unsigned i = 0; i < e->n_running; i++)
+        fetcher_drain(e->fetchers[i]);
+}
+
+bool engine_is_idle(struct engine *e)
+{
+    /* A hop may go to a fetcher that was looked at already: then one was sent meanwhile. */
+    uint64_t sent = atomic_load(&e->hops_sent);
+    if (atomic_load(&e->hops_on_their_way) != 0 || atomic_load(&e->uploads) != 0)
+        return false;
+    for (unsigned i = 0; i < e->n_running; i++) {
+        if (fetcher_is_busy(e->fetchers[i]))
+            return false;
+    }
+    return atomic_load(&e->hops_sent) == sent;
+}
+
 void engine_stop(struct engine *e)
 {
     if (e == NULL)
         return;
     atomic_store(&e->stopping, true);
     for (unsigned i = 0; i < e->n_running; i++)
-        fetcher_stop(e->fetchers[i], DRAIN_MS);
+        fetcher_stop(e->fetchers[i]);
     for (unsigned i = 0; i < e->n_running; i++)
         fetcher_join(e->fetchers[i]);
     if (e->keeper_runs)

@@ -22,8 +22,13 @@ enum { REQUEST_ID_SIZE = 129 }; /* of a request to the API, with its NUL */
  * cfg must outlive the engine. On failure *why says the cause. */
 int engine_start(struct engine **out, const struct config *cfg, char *why,
                  size_t why_size) MUSTCHECK;
-/* Stops accepting, ends the threads after a last commit, closes the store. What is in flight is
- * fetched again at the next start. NULL is fine. All uploads must have been released. */
+/* The clean way to an end: from now on no request is begun and no new upload taken; what is in flight
+ * goes on, with its redirects, and everything can still be asked and steered. */
+void engine_drain(struct engine *e);
+/* While draining: nothing is in flight and no upload under way any more. */
+bool engine_is_idle(struct engine *e);
+/* Ends the threads after a last commit, closes the store. What is in flight is fetched again at the
+ * next start. NULL is fine. All uploads must have been released. */
 void engine_stop(struct engine *e);
 /* API connections that there are descriptors and memory for: --max-connections, or fewer. */
 uint32_t engine_max_clients(const struct engine *e);

@@ -99,7 +99,8 @@ enum msg_type {
     FETCH_AGAIN,    /* struct msg_page: a struct again before each record */
     FETCH_HOP,      /* struct transfer (fetch_int.h) */
     FETCH_DROP,     /* struct msg_drop */
-    FETCH_STOP,     /* struct msg */
+    FETCH_DRAIN,    /* struct msg: begin nothing more */
+    FETCH_STOP,     /* struct msg: end now */
 };
 
 /* A piece of an upload: pages whose data lies in `data`. */
@@ -259,12 +260,15 @@ struct engine {
     bool keeper_runs;
     struct fetcher *fetchers[FETCHERS_MAX];
     unsigned n_fetchers, n_running;
+    _Atomic bool draining; /* nothing more is begun, and no new upload */
     _Atomic bool stopping;
-    _Atomic int64_t unwritten;    /* bytes; above memory.unwritten nothing new is started */
-    _Atomic int64_t queued;       /* requests with the fetchers; changed by the keeper */
-    _Atomic int64_t queued_bytes; /* pages with the fetchers, and large records of transfers */
-    _Atomic int64_t bodies;       /* bytes of bodies and headers that come in, or are unwritten */
-    _Atomic int64_t live_bytes;   /* unfinished batches, and what uploads will take of that */
+    _Atomic uint64_t hops_sent;        /* from one fetcher to another, ever … */
+    _Atomic int64_t hops_on_their_way; /* … and those that are in neither */
+    _Atomic int64_t unwritten;         /* bytes; above memory.unwritten nothing new is started */
+    _Atomic int64_t queued;            /* requests with the fetchers; changed by the keeper */
+    _Atomic int64_t queued_bytes;      /* pages with the fetchers, and large records of transfers */
+    _Atomic int64_t bodies;     /* bytes of bodies and headers that come in, or are unwritten */
+    _Atomic int64_t live_bytes; /* unfinished batches, and what uploads will take of that */
     _Atomic int32_t tls_open, tls_running; /* connections; transfers, connected or not */
     _Atomic uint32_t uploads;
 

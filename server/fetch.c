@@ -98,6 +98,8 @@ void transfer_send(struct transfer *t)
         return;
     }
     t->m.type = FETCH_HOP;
+    atomic_fetch_add(&f->e->hops_on_their_way, 1);
+    atomic_fetch_add(&f->e->hops_sent, 1);
     fetcher_put(to, &t->m);
 }
 
@@ -153,7 +155,8 @@ static void queue_page(struct fetcher *f, struct lane *l, struct msg_page *m)
 static void take_again(struct fetcher *f, struct msg_page *m)
 {
     struct live *live = m->live;
-    struct lane *l = atomic_load(&live->stopped) ? NULL : lane_of_page(f, m);
+    bool drop = f->draining || atomic_load(&live->stopped);
+    struct lane *l = drop ? NULL : lane_of_page(f, m);
     if (l != NULL)
         queue_page(f, l, m);
     else
@@ -179,7 +182,7 @@ static void take_page(struct fetcher *f, struct msg_page *m)
 {
     struct live *live = m->live;
     struct lane *l = NULL;
-    if (atomic_load(&live->stopped))
+    if (f->draining || atomic_load(&live->stopped))
         goto out;
     if (m->count > 0 && m->lane == LANE_INVALID) {
         take_invalid(f, m);
@@ -293,13 +296,11 @@ static void report(struct fetcher *f, struct live *live, const struct transfer *
     inbox_put(&f->e->inbox, &m->m);
 }
 
-/* Forgets what is not begun of a batch that is paused. Hops of what is under way go on. */
-static void halt(struct fetcher *f, struct live *live)
+/* Forgets what is not begun of a batch. Hops of what is under way go on. */
+static uint64_t forget(struct fetcher *f, struct fbatch *b)
 {
-    struct fbatch *b;
     uint64_t forgotten = 0;
-    HASH_FIND_PTR(f->batches, &live, b);
-    for (struct lane *l = b != NULL ? b->lanes : NULL, *next; l != NULL; l = next) {
+    for (struct lane *l = b->lanes, *next; l != NULL; l = next) {
         next = l->next; /* releasing the last lane frees b */
         uint32_t hops = l->s.queued - l->in_pages;
         forgotten += l->in_pages;
@@ -314,7 +315,33 @@ static void halt(struct fetcher *f, struct live *live)
         l->asked = false;
         lane_release(f, l);
     }
-    report(f, live, NULL, forgotten);
+    return forgotten;
+}
+
+static void halt(struct fetcher *f, struct live *live)
+{
+    struct fbatch *b;
+    HASH_FIND_PTR(f->batches, &live, b);
+    report(f, live, NULL, b != NULL ? forget(f, b) : 0);
+}
+
+static void begin_drain(struct fetcher *f)
+{
+    struct fbatch *b, *tmp;
+    f->draining = true;
+    HASH_ITER(hh, f->batches, b, tmp)
+    {
+        (void)forget(f, b);
+    }
+}
+
+/* At the end of a turn. In this order, so that no hop is in neither (engine_is_idle). */
+static void tell_whether_busy(struct fetcher *f)
+{
+    atomic_store(&f->busy, !f->draining || f->n_transfers > 0);
+    if (f->arrived > 0)
+        atomic_fetch_sub(&f->e->hops_on_their_way, f->arrived);
+    f->arrived = 0;
 }
 
 static void dropped(struct fetcher *f, struct msg_drop *m)
@@ -343,12 +370,14 @@ static void take_messages(struct fetcher *f)
             if (atomic_load(&t->live->paused)) /* it may have been in no fetcher when they told */
                 report(f, t->live, t, 0);
             arrive(f, t);
+            f->arrived++;
             break;
         }
         case FETCH_DROP: dropped(f, (struct msg_drop *)m); break;
+        case FETCH_DRAIN:
         case FETCH_STOP:
-            f->draining = true;
-            f->drain_until = f->now + ((struct msg_stop *)m)->drain_ms * 1000;
+            f->stopping = m->type == FETCH_STOP;
+            begin_drain(f);
             free(m);
             break;
         default: ASSERT(m->type == FETCH_STOP); /* no other is ours */
@@ -451,7 +480,7 @@ static void *fetcher_main(void *arg)
         take_messages(f);
         fire_timers(f);
         h2_serve(f);
-        bool again = false, more = false, may_start = !f->draining && f->no_starts_before <= f->now;
+        bool again = false, more = false, may_start = f->no_starts_before <= f->now;
         if (may_start)
             more = start_some(f);
         f->asked = false;
@@ -465,10 +494,9 @@ static void *fetcher_main(void *arg)
         int64_t flush = out_turn(f);
         until = flush < until ? flush : until;
         wake_others(f, &again);
-        if (f->draining && (f->sched.in_flight == 0 || f->now >= f->drain_until))
+        tell_whether_busy(f);
+        if (f->stopping)
             break;
-        if (f->draining && f->drain_until < until)
-            until = f->drain_until;
         if (f->heap_n > 0 && f->heap[0]->due_us < until)
             until = f->heap[0]->due_us;
         multi_turn(f, more || again ? f->now : until);
@@ -522,6 +550,7 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     f->e = e;
     f->no = no;
     f->epoll = f->inbox.fd = -1;
+    atomic_init(&f->busy, true);
     buf_init(&f->scratch, SCRATCH_MAX);
     sched_init(&f->sched, &e->global, no);
     f->sched.kept_max = e->memory.kept_max;
@@ -547,12 +576,26 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     return 0;
 }
 
-void fetcher_stop(struct fetcher *f, int64_t drain_ms)
+static void tell(struct fetcher *f, enum msg_type type)
 {
-    struct msg_stop *m = xcalloc(1, sizeof(*m));
-    m->m.type = FETCH_STOP;
-    m->drain_ms = drain_ms;
-    fetcher_put(f, &m->m);
+    struct msg *m = xcalloc(1, sizeof(*m));
+    m->type = type;
+    fetcher_put(f, m);
+}
+
+void fetcher_drain(struct fetcher *f)
+{
+    tell(f, FETCH_DRAIN);
+}
+
+bool fetcher_is_busy(const struct fetcher *f)
+{
+    return atomic_load(&f->busy);
+}
+
+void fetcher_stop(struct fetcher *f)
+{
+    tell(f, FETCH_STOP);
 }
 
 void fetcher_join(struct fetcher *f)

@@ -21,9 +21,13 @@ uint32_t fetch_overhead_fds(unsigned n);
 int fetcher_new(struct fetcher **out, struct engine *e, unsigned no) MUSTCHECK;
 /* Starts its thread, once all of the engine's fetchers are made: they wake one another. */
 int fetcher_start(struct fetcher *f) MUSTCHECK;
-/* Asks the thread to end: what is in flight may finish within drain_ms, then it is dropped (and
- * fetched again at the next start). */
-void fetcher_stop(struct fetcher *f, int64_t drain_ms);
+/* It forgets what is not begun, and goes on with what is. */
+void fetcher_drain(struct fetcher *f);
+/* Whether something is in flight there, or was until a moment ago. True until fetcher_drain has been
+ * heard. */
+bool fetcher_is_busy(const struct fetcher *f);
+/* Asks the thread to end: what is in flight is dropped (and fetched again at the next start). */
+void fetcher_stop(struct fetcher *f);
 /* Waits for that. Results have gone to the keeper when this returns. */
 void fetcher_join(struct fetcher *f);
 void fetcher_free(struct fetcher *f); /* NULL is fine */

@@ -45,11 +45,6 @@ enum {
     TRANSFER_MAGIC = 0x7472616e,
 };
 
-struct msg_stop {
-    struct msg m;
-    int64_t drain_ms;
-};
-
 enum host_state { HOST_UNKNOWN, HOST_ASKING, HOST_RESOLVED, HOST_BLOCKED };
 
 struct host {
@@ -297,7 +292,9 @@ struct fetcher {
     uint32_t n_parted;
     bool asked; /* the resolver has new questions since its last tick */
     bool draining;
-    int64_t drain_until;
+    bool stopping;
+    uint32_t arrived;  /* hops of other fetchers, in this turn */
+    _Atomic bool busy; /* as of the end of the last turn; not draining: always */
 };
 
 /* fetch_multi.c */

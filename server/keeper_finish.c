@@ -237,7 +237,7 @@ void keeper_steered(struct keeper *k, struct msg_steer *m)
 static void serve_want(struct keeper *k, struct msg_want *m)
 {
     struct live *l = m->live;
-    if (!atomic_load(&l->stopped) && l->feed != NULL) {
+    if (!atomic_load(&l->stopped) && l->feed != NULL && !atomic_load(&k->e->draining)) {
         /* hops fill the memory too */
         if (l->outstanding > 2 * budget_window(k->e, k->n_live) || budget_full(k->e)) {
             m->m.next = l->parked;
@@ -306,6 +306,8 @@ static void serve_parked(struct keeper *k, struct live *l)
 void keeper_feed(struct keeper *k)
 {
     k->wake_us = INT64_MAX;
+    if (atomic_load(&k->e->draining))
+        return;
     for (struct live *l = k->all.all_next; l != &k->all; l = l->all_next) {
         uint64_t most = budget_window(k->e, k->n_live);
         if (l->parked != NULL && l->outstanding <= most && !budget_full(k->e))

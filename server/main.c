@@ -19,6 +19,8 @@
 /* Exit statuses; sysexits(3) has no closer ones. */
 enum { EXIT_OK = 0, EXIT_CONFIG = 2, EXIT_START = 3 };
 
+enum { DRAIN_TICK_MS = 10 };
+
 /* SIGINT and SIGTERM stop; SIGPIPE is of no use. Blocked before the first thread, so that every
  * thread inherits it and only sigwait gets them. */
 static int block_signals(sigset_t *set)
@@ -52,12 +54,33 @@ static void greet(const struct config *cfg, uint16_t port)
             cfg->data, base, base);
 }
 
+/* Until a signal asks for the end, and everything in flight is over, or --drain-timeout, or a second
+ * signal comes. */
+static void wait_for_end(const struct config *cfg, struct engine *engine, const sigset_t *signals)
+{
+    const struct timespec tick = {.tv_nsec = DRAIN_TICK_MS * 1000000L};
+    int sig = sigwaitinfo(signals, NULL);
+    while (sig < 0)
+        sig = sigwaitinfo(signals, NULL);
+    log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(sig)));
+    health_set(HEALTH_DRAINING, NULL);
+    engine_drain(engine);
+    int64_t until = now_us() + (int64_t)cfg->drain_timeout_s * 1000000;
+    while (!engine_is_idle(engine) && now_us() < until) {
+        sig = sigtimedwait(signals, NULL, &tick);
+        if (sig > 0) {
+            log_event(LOG_INFO, "hurrying", LOG_S("signal", strsignal(sig)));
+            return;
+        }
+    }
+}
+
 static int serve(const struct config *cfg, const sigset_t *signals)
 {
     char why[512] = "";
     struct engine *engine = NULL;
     struct api *api = NULL;
-    int status = EXIT_START, sig = 0;
+    int status = EXIT_START;
     int fd = -1;
     health_set(HEALTH_STARTING, NULL);
     int rc = api_listen(cfg, &fd, why, sizeof(why));
@@ -76,9 +99,7 @@ static int serve(const struct config *cfg, const sigset_t *signals)
     }
     health_clear(HEALTH_STARTING);
     greet(cfg, api_port(api));
-    if (sigwait(signals, &sig) == 0)
-        log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(sig)));
-    health_set(HEALTH_DRAINING, NULL);
+    wait_for_end(cfg, engine, signals);
     status = EXIT_OK;
 out:
     if (fd >= 0)

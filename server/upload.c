@@ -25,7 +25,7 @@ uint64_t lane_of_host(const char *host, size_t len)
 int upload_new(struct engine *e, struct upload **out)
 {
     *out = NULL;
-    if (atomic_load(&e->stopping))
+    if (atomic_load(&e->draining) || atomic_load(&e->stopping))
         return E_STOPPING;
     if (atomic_fetch_add(&e->uploads, 1) >= UPLOADS_MAX) {
         atomic_fetch_sub(&e->uploads, 1);

@@ -233,7 +233,7 @@ class Service:
     def __init__(self, directory, *args, allow_net="127.0.0.0/8", env=None, prefix=()):
         self.dir = pathlib.Path(directory)
         self.data = self.dir / "data"
-        self.args = ["--dns-servers", f"127.0.0.1:{DNS.port}",
+        self.args = ["--dns-servers", f"127.0.0.1:{DNS.port}", "--drain-timeout", "3s",
                      *(["--allow-net", allow_net] if allow_net else []), *map(str, args)]
         # Neither proxies nor options from outside.
         self.env = {k: v for k, v in os.environ.items()

@@ -89,7 +89,7 @@ def test_a_client_that_leaves_meanwhile_leaves_nothing(start, origin):
                                         ignore_invalid_urls=True)["id"])
     for _ in range(3):
         with service.connect() as sock:
-            sock.sendall(f"POST /v1/batches/{batch['id']}/retry HTTP/1.1\r\nHost: 127.0.0.1\r\n"
-                         "\r\n".encode())
+            sock.sendall(f"POST /v1/batches/{batch['id']}/retry HTTP/1.1\r\n"
+                         f"Host: 127.0.0.1:{service.address[1]}\r\n\r\n".encode())
     again = retry(service, batch).expect(202).json()
     assert service.wait(again["id"])["request_counts"]["failed"] == n
