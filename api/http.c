@@ -108,7 +108,9 @@ bool request_stopping(struct request *r)
 void request_fail(struct request *r, int rc, const char *what)
 {
     switch (rc) {
-    case E_NOTFOUND: problem_set(&r->problem, PROBLEM_NOT_FOUND, "there is no such batch"); return;
+    case E_NOTFOUND:
+        problem_set(&r->problem, PROBLEM_NOT_FOUND, "there is no such batch: it may have expired");
+        return;
     case E_BUSY:
         problem_set(&r->problem, PROBLEM_BUSY, "too much is going on: try again later");
         return;
@@ -295,6 +297,7 @@ static enum MHD_Result finish(struct request *r)
 {
     struct api *api = r->api;
 
+    engine_horizon(api->engine, api->store);
     if (!r->finishing) {
         r->finishing = true;
         pthread_mutex_lock(&api->lock);

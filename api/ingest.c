@@ -174,6 +174,7 @@ static void make_submit(struct ingest *in, enum submit_type type)
         .params = params,
         .n_params = q->n,
         .max_body_bytes = cfg->max_body_bytes,
+        .max_expires_s = cfg->retain_s > 0 ? cfg->retain_s : SUBMIT_EXPIRES_MAX,
         .max_urls = cfg->max_urls,
         .sink = {sink_add, in},
     };

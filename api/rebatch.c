@@ -196,6 +196,7 @@ static enum MHD_Result commit(struct request *r, struct rebatch *b)
         .priority = old->priority,
         .http_version = old->http_version,
         .retry = old->retry,
+        .expires_after_s = old->expires_after_s,
         .name = old->name,
         .metadata = old->metadata,
         .retry_of = old->id,

@@ -19,6 +19,7 @@ enum {
     SUBMIT_HEADERS_MAX = 32 << 10,   /* the header lines of a request together */
     SUBMIT_MAX_REDIRECTS_DEFAULT = 10,
     SUBMIT_PRIORITY_DEFAULT = 5,
+    SUBMIT_EXPIRES_MAX = 3650 * 86400, /* of expires_after_s, where --retain has no bound */
 };
 
 /* A setting from the query string, percent-decoded. The bytes must be UTF-8 (the caller checks). */
@@ -49,6 +50,7 @@ struct submit_config {
     const struct submit_param *params; /* read during submit_new only */
     size_t n_params;
     uint64_t max_body_bytes; /* ceiling of the field of that name */
+    uint64_t max_expires_s;  /* ceiling of expires_after_s */
     uint64_t max_urls;       /* for the text of the problem; the sink is who counts */
     struct submit_sink sink;
 };

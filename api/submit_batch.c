@@ -26,7 +26,7 @@ enum {
 
 const char *const submit_member_names[] = {
     "urls", "requests", "defaults", "limits",       "max_redirects", "ignore_invalid_urls",
-    "name", "metadata", "priority", "http_version", "retry",
+    "name", "metadata", "priority", "http_version", "retry",         "expires_after_s",
 };
 const size_t submit_n_members = ARRAY_LEN(submit_member_names);
 
@@ -280,6 +280,9 @@ void submit_read_member(struct submit *s, enum member m, cJSON *v, const struct 
         break;
     case MEMBER_HTTP_VERSION: s->settings.http_version = read_http_version(s, v, at); break;
     case MEMBER_RETRY: read_retry(s, v, at); break;
+    case MEMBER_EXPIRES:
+        s->settings.expires_after_s = (uint32_t)submit_read_uint(s, v, at, 1, s->cfg.max_expires_s);
+        break;
     default: /* urls and requests come here only when they are not arrays */
         submit_error(s, at,
                      m == MEMBER_URLS ? "must be an array of strings"

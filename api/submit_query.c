@@ -23,6 +23,7 @@ static const struct {
     {"limits.max_per_host", SORT_INTEGER},
     {"limits.rate_per_host", SORT_NUMBER},
     {"priority", SORT_INTEGER},
+    {"expires_after_s", SORT_INTEGER},
     {"http_version", SORT_STRING},
     {"retry.max_attempts", SORT_INTEGER},
     {"retry.min_backoff_ms", SORT_INTEGER},

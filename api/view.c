@@ -135,6 +135,7 @@ void view_batch(struct jw *w, const struct batch_view *v)
     key_time(w, "created_at", b->created_ms);
     key_time(w, "started_at", b->started_ms);
     key_time(w, "ended_at", b->ended_ms);
+    key_time(w, "expires_at", b->expires_ms);
     write_limits(w, b);
     key_u64(w, "max_redirects", b->max_redirects);
     key_u64(w, "priority", b->priority);
@@ -182,6 +183,7 @@ void view_batch_etag(const struct batch_view *v, char out[VIEW_ETAG_SIZE])
         (uint64_t)b->created_ms,
         (uint64_t)b->started_ms,
         (uint64_t)b->ended_ms,
+        (uint64_t)b->expires_ms,
         b->max_parallel,
         b->max_per_host,
     };

@@ -68,6 +68,8 @@ static const struct option options[] = {
     {"max-urls", K_NUM64, AT(max_urls), 1, 1000000000, "10000000", "N", "URLs in one batch"},
     {"drain-timeout", K_DURATION, AT(drain_timeout_s), 0, 86400, "30s", "DURATION",
      "after SIGTERM, how long transfers in flight may go on"},
+    {"retain", K_DURATION, AT(retain_s), 1, 3650ULL * 86400, "7d", "DURATION|never",
+     "remove a batch with its results so long after its end"},
     {"log-level", K_LEVEL, AT(log_level), 0, 0, "info", "LEVEL", "error, warn, info or debug"},
     {"log-format", K_FORMAT, AT(log_format), 0, 0, "text", "FORMAT", "text or json"},
     {"log-requests", K_YES, AT(log_requests), 0, 0, "no", "yes|no",

@@ -28,12 +28,13 @@ struct config {
     uint64_t max_urls;             /* --max-urls: per batch; default 10,000,000 */
     uint32_t max_connections;      /* --max-connections: API connections; default 1024 */
     uint64_t memory_limit;         /* --memory-limit SIZE|auto: resident memory; 0 = auto */
-    uint64_t drain_timeout_s;      /* --drain-timeout DURATION: after SIGTERM; default 30 s */
-    uint32_t log_format;           /* enum log_format: --log-format text|json; default text */
-    uint32_t log_requests;         /* --log-requests yes|no; default no */
-    uint32_t log_level; /* enum log_level: --log-level error|warn|info|debug; default info */
-    bool check;         /* --check: validate the configuration, print it, exit 0 */
-    bool list_routes;   /* --list-routes: print "METHOD PATH" a line, exit 0 */
+    uint64_t retain_s; /* --retain DURATION|never: of ended batches; 0 = never; default 7 days */
+    uint64_t drain_timeout_s; /* --drain-timeout DURATION: after SIGTERM; default 30 s */
+    uint32_t log_format;      /* enum log_format: --log-format text|json; default text */
+    uint32_t log_requests;    /* --log-requests yes|no; default no */
+    uint32_t log_level;       /* enum log_level: --log-level error|warn|info|debug; default info */
+    bool check;               /* --check: validate the configuration, print it, exit 0 */
+    bool list_routes;         /* --list-routes: print "METHOD PATH" a line, exit 0 */
 };
 
 /* Sets the defaults, then reads (in this order, the later wins): the file named by --config or

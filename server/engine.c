@@ -9,6 +9,7 @@
 
 #include "server/engine_int.h"
 #include "server/fetch.h"
+#include "server/retain.h"
 #include "server/tls.h"
 
 enum {
@@ -178,6 +179,7 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
     pthread_mutex_init(&e->mutex, NULL);
     pthread_mutex_init(&e->block_mutex, NULL);
     e->inbox.fd = -1;
+    atomic_init(&e->retain_ms, (int64_t)cfg->retain_s * 1000);
     unsigned n = count_fetchers(cfg);
     share_out(e, n);
 
@@ -294,6 +296,15 @@ void engine_on_end(struct engine *e, engine_end_fn *fn, void *arg)
 void batch_view_fini(struct batch_view *v)
 {
     batch_fini(&v->b);
+}
+
+void engine_horizon(struct engine *e, struct store *reader)
+{
+    const struct store_horizon h = {
+        .now_ms = retain_boot_ms() + atomic_load(&e->expiry_offset_ms),
+        .retain_ms = atomic_load(&e->retain_ms),
+    };
+    store_set_horizon(reader, &h);
 }
 
 int engine_batch(struct engine *e, struct store *reader, const char *id, struct batch_view *out)

@@ -79,7 +79,8 @@ struct upload_settings {
     const char *idem_key;        /* NULL: none */
     const char *request_id;      /* for the log; NULL: none */
     uint8_t idem_hash[STORE_HASH_SIZE];
-    const char *retry_of; /* id of the batch whose failed requests these are; NULL: none */
+    uint32_t expires_after_s; /* 0: not given */
+    const char *retry_of;     /* id of the batch whose failed requests these are; NULL: none */
 };
 
 /* A batch as the API shows it: what is on disk, and the live counts where it is still running.
@@ -110,6 +111,8 @@ void upload_release(struct upload *u);
  * E_NOTFOUND, E_IO. */
 int engine_batch(struct engine *e, struct store *reader, const char *id,
                  struct batch_view *out) MUSTCHECK;
+/* Which batches have expired by now: for what `reader` finds from now on. */
+void engine_horizon(struct engine *e, struct store *reader);
 /* Gives *b, as read with `reader`, its live counts if it is running. Takes over *b's parts. */
 void engine_overlay(struct engine *e, struct store *reader, struct batch *b,
                     struct batch_view *out);

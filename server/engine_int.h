@@ -122,6 +122,7 @@ struct msg_commit {
     int rc;                        /* set by the keeper */
     struct live *live;
     struct batch existing; /* rc E_EXISTS */
+    int64_t expired_no;    /* of a batch that had its Idempotency-Key; 0: none */
 };
 
 struct msg_abort {
@@ -262,6 +263,8 @@ struct engine {
     unsigned n_fetchers, n_running;
     _Atomic bool draining; /* nothing more is begun, and no new upload */
     _Atomic bool stopping;
+    _Atomic int64_t retain_ms;         /* how long ended batches are kept; 0: no bound */
+    _Atomic int64_t expiry_offset_ms;  /* keeper: from boot time to the time by which they expire */
     _Atomic uint64_t hops_sent;        /* from one fetcher to another, ever … */
     _Atomic int64_t hops_on_their_way; /* … and those that are in neither */
     _Atomic int64_t unwritten;         /* bytes; above memory.unwritten nothing new is started */

@@ -13,7 +13,6 @@
 
 enum {
     CANCEL_PAGES = 64,              /* pages of cancelled requests a group: some 2,000 results */
-    REMOVE_ROWS = 4000,             /* rows of removed batches a group */
     GROUP_BYTES = 64 * 1024 * 1024, /* of results */
     GATHER_EACH_US = 2 * 1000,      /* … more for each batch that has some */
     GATHER_MAX_US = 200 * 1000,
@@ -49,7 +48,7 @@ static bool needs_transaction(const struct msg *list)
 static int commit_group(struct keeper *k, struct msg *list)
 {
     struct engine *e = k->e;
-    bool background = !k->store_failed && (k->cancelling != NULL || k->n_removals > 0);
+    bool background = !k->store_failed && k->cancelling != NULL;
     if (!background && !needs_transaction(list))
         return 0;
     bool durable = needs_sync(k, list);
@@ -59,7 +58,7 @@ static int commit_group(struct keeper *k, struct msg *list)
     for (struct msg *m = list; rc == 0 && m != NULL; m = m->next)
         rc = keeper_apply(k, m);
     if (rc == 0 && background)
-        rc = keeper_background(k, CANCEL_PAGES, REMOVE_ROWS);
+        rc = keeper_background(k, CANCEL_PAGES);
     if (rc == 0)
         rc = keeper_settle(k);
     if (rc != 0) {
@@ -89,6 +88,7 @@ out:
 
 static void turn(struct keeper *k, struct msg *list)
 {
+    keeper_tell_time(k);
     int rc = commit_group(k, list);
     k->store_failed = rc != 0;
     if (rc == 0) {
@@ -104,6 +104,7 @@ static void turn(struct keeper *k, struct msg *list)
         keeper_feed(k);
     if (reading)
         store_read_end(k->e->store);
+    keeper_upkeep(k);
     keeper_checkpoint(k);
 }
 
@@ -154,11 +155,11 @@ static int wait_ms(const struct keeper *k)
 {
     if (k->store_failed)
         return RETRY_STORE_MS;
-    if (k->cancelling != NULL || k->n_removals > 0)
+    if (k->cancelling != NULL)
         return 0;
     int64_t due = k->kept != NULL && k->results_due < k->wake_us ? k->results_due : k->wake_us;
-    if (due == INT64_MAX)
-        return -1;
+    if (k->upkeep.due_us < due)
+        due = k->upkeep.due_us;
     int64_t left = due - now_us();
     if (left > INT_MAX)
         left = INT_MAX;
@@ -176,7 +177,7 @@ static int64_t gather_us(const struct keeper *k)
  * if some were written a moment ago. The pages asked for never wait. */
 static bool may_gather(const struct keeper *k, const struct msg *list)
 {
-    if (now_us() >= k->results_due || k->cancelling != NULL || k->n_removals > 0 ||
+    if (now_us() >= k->results_due || k->cancelling != NULL ||
         atomic_load(&k->e->unwritten) > GATHER_BYTES)
         return false;
     for (; list != NULL; list = list->next) {

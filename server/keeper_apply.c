@@ -144,12 +144,17 @@ static int apply_commit(struct keeper *k, struct msg_commit *m)
     if (b->idem_key != NULL) {
         batch_fini(&m->existing);
         int rc = store_find_key(k->e->store, b->idem_key, &m->existing);
-        if (rc == 0) {
+        if (rc == 0 && keeper_expired(k, &m->existing)) {
+            m->expired_no = m->existing.no; /* its key goes with it */
+            rc = store_mark_deleted(k->e->store, m->existing.no);
+            if (rc != 0)
+                return rc;
+        } else if (rc == 0) {
             bool same = memcmp(m->existing.idem_hash, b->idem_hash, sizeof(b->idem_hash)) == 0;
             m->rc = same ? E_EXISTS : E_CONFLICT;
             return 0;
         }
-        if (rc != E_NOTFOUND)
+        if (rc != 0 && rc != E_NOTFOUND)
             return rc;
     }
     b->no = atomic_load(&m->upload->no);

@@ -95,6 +95,7 @@ void keeper_publish(struct keeper *k)
                       LOG_I("took_ms", l->b.ended_ms - l->b.created_ms));
             if (l->waiting != NULL && l->b.cancelled > 0)
                 keeper_remove_later(k, l->b.no, true);
+            keeper_ended(k, &l->b);
             keeper_forget(k, l);
             tell_end(e, l->b.id);
             live_unref(l); /* the table's */
@@ -157,6 +158,8 @@ static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
             pthread_mutex_unlock(&e->mutex);
         }
     }
+    if (rc == 0 && m->expired_no != 0)
+        keeper_remove_later(k, m->expired_no, false);
     m->fn(m->arg, m->rc, m->rc == 0 || m->rc == E_EXISTS ? &v : NULL);
     upload_unref(m->upload);
     batch_fini(&m->b);

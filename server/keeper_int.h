@@ -8,6 +8,7 @@
 
 enum { KEEPER_LOST = 4 /* exit status */ };
 #include "server/metrics.h"
+#include "server/retain.h"
 
 struct keeper {
     struct engine *e;
@@ -34,14 +35,22 @@ struct keeper {
     int64_t cancel_page; /* how far the group goes */
     bool cancel_over;
 
-    struct removal {
-        int64_t no;    /* of a batch whose rows are to go */
-        bool attempts; /* only those */
-    } * removals;
-    size_t n_removals, cap_removals;
-    bool removal_over;
     bool worked; /* background work is in the transaction */
     uint64_t group_results[METRIC_SET_RESULT_SIZE], group_bytes; /* that the group stores */
+
+    struct upkeep { /* keeper_upkeep.c */
+        struct retain_clock clock;
+        struct store_horizon horizon; /* as of this turn */
+        struct removal {
+            int64_t no;    /* of a batch whose rows are to go */
+            bool attempts; /* only those */
+        } * v;
+        size_t head, n, cap; /* v[head .. n) are left */
+        int64_t due_us;      /* monotonic: the next slice */
+        int64_t next_ms;     /* when the next batch expires */
+        bool shrinking;
+        bool failed; /* the last slice */
+    } upkeep;
 };
 
 void *keeper_main(void *arg); /* struct keeper */
@@ -81,9 +90,8 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
 /* Out of the keeper's own lists: it has ended or was deleted. */
 void keeper_forget(struct keeper *k, struct live *l);
 int keeper_recover(struct keeper *k) MUSTCHECK;
-void keeper_remove_later(struct keeper *k, int64_t no, bool attempts_only);
-/* In a transaction: a slice of cancelling and of removing; then exactly one of _done and _undo. */
-int keeper_background(struct keeper *k, unsigned pages, uint32_t rows) MUSTCHECK;
+/* In a transaction: a slice of cancelling; then exactly one of _done and _undo. */
+int keeper_background(struct keeper *k, unsigned pages) MUSTCHECK;
 void keeper_background_done(struct keeper *k);
 void keeper_background_undo(struct keeper *k);
 /* Frees what is left when the thread ends; what was not stored is fetched again. */
@@ -93,5 +101,17 @@ void keeper_drain(struct keeper *k);
 /* The database lost what was committed (store_lost): ends the process, status KEEPER_LOST, with
  * nothing more written or answered. The next start goes on from what is there. */
 void keeper_give_up(struct keeper *k) __attribute__((noreturn));
+
+/* keeper_upkeep.c */
+int upkeep_open(struct keeper *k) MUSTCHECK;
+void upkeep_close(struct keeper *k);
+/* At each turn's begin: by which time batches expire. */
+void keeper_tell_time(struct keeper *k);
+bool keeper_expired(const struct keeper *k, const struct batch *b);
+void keeper_ended(struct keeper *k, const struct batch *b);
+/* A batch's rows, or only its attempts, go in slices from now on. */
+void keeper_remove_later(struct keeper *k, int64_t no, bool attempts_only);
+/* Between transactions: a slice, if one is due (upkeep.due_us). */
+void keeper_upkeep(struct keeper *k);
 
 #endif

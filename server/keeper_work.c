@@ -200,15 +200,6 @@ int keeper_recover(struct keeper *k)
 
 /* ---- in the background ---- */
 
-void keeper_remove_later(struct keeper *k, int64_t no, bool attempts_only)
-{
-    if (k->n_removals == k->cap_removals) {
-        k->cap_removals = k->cap_removals == 0 ? 16 : k->cap_removals * 2;
-        k->removals = xrealloc(k->removals, k->cap_removals * sizeof(*k->removals));
-    }
-    k->removals[k->n_removals++] = (struct removal){.no = no, .attempts = attempts_only};
-}
-
 /* Results for the requests of one page that have none. */
 static int cancel_page(struct keeper *k, struct live *l, const struct page *head)
 {
@@ -277,21 +268,15 @@ static int cancel_slice(struct keeper *k, unsigned pages)
     return 0;
 }
 
-int keeper_background(struct keeper *k, unsigned pages, uint32_t rows)
+int keeper_background(struct keeper *k, unsigned pages)
 {
     k->n_cancelled = 0;
-    k->cancel_over = k->removal_over = false;
+    k->cancel_over = false;
     int rc = 0;
     if (k->cancelling != NULL) {
         k->cancel_page = k->cancelling->cancel_page;
         if (k->cancelling->group_state != BATCH_DELETED)
             rc = cancel_slice(k, pages);
-    }
-    if (rc == 0 && k->n_removals > 0) {
-        int64_t no = k->removals[0].no;
-        rc = k->removals[0].attempts
-                 ? store_remove_attempts(k->e->store, no, rows, &k->removal_over)
-                 : store_remove_step(k->e->store, no, rows, &k->removal_over);
     }
     k->worked = true;
     return rc;
@@ -311,10 +296,6 @@ void keeper_background_done(struct keeper *k)
             k->cancelling = l->cancel_next; /* stays `clearing`: it is not begun twice */
     }
     k->n_cancelled = 0;
-    if (k->removal_over) {
-        k->n_removals--;
-        memmove(k->removals, k->removals + 1, k->n_removals * sizeof(*k->removals));
-    }
 }
 
 void keeper_background_undo(struct keeper *k)
@@ -394,7 +375,7 @@ void keeper_drain(struct keeper *k)
         live_unref(l);
     }
     free(k->cancelled);
-    free(k->removals);
+    upkeep_close(k);
     buf_fini(&k->scratch);
 }
 
@@ -409,7 +390,9 @@ int keeper_start(struct engine *e)
     k->wake_us = INT64_MAX;
     k->clock_us = wall_ms() * 1000 - now_us();
     buf_init(&k->scratch, SIZE_MAX / 2);
-    int rc = keeper_recover(k);
+    int rc = upkeep_open(k);
+    if (rc == 0)
+        rc = keeper_recover(k);
     if (rc == 0) {
         inbox_wake(&e->inbox); /* a first turn feeds what was taken up */
         if (pthread_create(&e->keeper_thread, NULL, keeper_main, k) != 0)

@@ -177,6 +177,8 @@ enum {
       "Unfinished batches that were taken up at the start.")                                     \
     X(METRIC_BATCHES_ENDED, COUNTER, ENDED, NONE, "batchfetch_batches_ended",                    \
       "Batches that ended, by how.")                                                             \
+    X(METRIC_BATCHES_EXPIRED, COUNTER, NONE, NONE, "batchfetch_batches_expired",                 \
+      "Ended batches that expired and were removed.")                                            \
     /* requests: accepted + recovered = pending + results + dropped */                           \
     X(METRIC_REQUESTS_ACCEPTED, COUNTER, NONE, NONE, "batchfetch_requests_accepted",             \
       "Requests of accepted batches.")                                                           \

@@ -198,6 +198,7 @@ void upload_commit(struct upload *u, const struct upload_settings *s, upload_don
     b->priority = s->priority;
     b->http_version = s->http_version;
     b->retry = s->retry;
+    b->expires_after_s = s->expires_after_s;
     b->name = s->name != NULL ? xstrdup(s->name) : NULL;
     b->metadata = s->metadata != NULL ? xstrdup(s->metadata) : NULL;
     b->idem_key = s->idem_key != NULL ? xstrdup(s->idem_key) : NULL;

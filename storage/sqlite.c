@@ -71,6 +71,11 @@ static const char *const migrations[SCHEMA_VERSION] = {
     "DROP INDEX batch_unfinished;"
     "CREATE INDEX batch_unfinished ON batch(no) WHERE state IN (0,1,2,5,6);"
     "ALTER TABLE batch ADD COLUMN retry_of TEXT;",
+    /* 4: retention */
+    "ALTER TABLE batch ADD COLUMN expires_after INTEGER NOT NULL DEFAULT 0;"
+    "CREATE INDEX batch_ended ON batch(ended) WHERE state IN (3,4);"
+    "CREATE INDEX batch_expires ON batch(ended+expires_after*1000)"
+    " WHERE state IN (3,4) AND expires_after>0;",
 };
 
 /* ---- errors ---- */
@@ -353,6 +358,7 @@ int store_open(struct store **out, const char *dir, enum store_mode mode, char *
         return E_NOMEM;
     s->writer = mode == STORE_WRITE;
     s->lock_fd = -1;
+    s->horizon.now_ms = INT64_MIN;
     char path[PATH_MAX];
     int rc = 0;
     if (snprintf(path, sizeof(path), "%s/batchfetch.db", dir) >= (int)sizeof(path))

@@ -38,6 +38,7 @@ static void bind_batch(sqlite3_stmt *q, const struct batch *b)
     sqlite3_bind_int(q, 28, r->non_idempotent);
     sq_bind_blob(q, 29, r->has_on_status ? r->on_status : NULL, sizeof(r->on_status));
     sq_bind_string(q, 30, b->retry_of);
+    sqlite3_bind_int64(q, 31, b->expires_after_s);
 }
 
 static char *column_string(sqlite3_stmt *q, int i)
@@ -45,8 +46,13 @@ static char *column_string(sqlite3_stmt *q, int i)
     return (char *)(uintptr_t)(const void *)sqlite3_column_text(q, i);
 }
 
+static bool has_ended(const struct batch *b)
+{
+    return b->state == BATCH_COMPLETED || b->state == BATCH_CANCELLED;
+}
+
 /* The row as a batch whose owned parts are SQLite's: copy before the next step. */
-static void read_batch(sqlite3_stmt *q, struct batch *b)
+static void read_batch(const struct store *s, sqlite3_stmt *q, struct batch *b)
 {
     memset(b, 0, sizeof(*b));
     b->no = sqlite3_column_int64(q, 0);
@@ -85,6 +91,9 @@ static void read_batch(sqlite3_stmt *q, struct batch *b)
     if (r->has_on_status)
         memcpy(r->on_status, sqlite3_column_blob(q, 28), sizeof(r->on_status));
     b->retry_of = column_string(q, 29);
+    b->expires_after_s = (uint32_t)sqlite3_column_int64(q, 30);
+    int64_t expires = store_expires(&s->horizon, b);
+    b->expires_ms = has_ended(b) && expires != INT64_MAX ? expires : 0;
 }
 
 int store_last_batch_no(struct store *s, int64_t *no)
@@ -130,7 +139,7 @@ static int each_batch(struct store *s, sqlite3_stmt *q, store_batch_fn *fn, void
             rc = sq_fail(s, code);
             break;
         }
-        read_batch(q, &b);
+        read_batch(s, q, &b);
         rc = fn(arg, &b);
     }
     sq_put(q);
@@ -154,10 +163,13 @@ int store_list(struct store *s, int64_t before, unsigned states, uint32_t limit,
     sqlite3_bind_int64(q, 1, before > 0 ? before : INT64_MAX);
     sqlite3_bind_int64(q, 2, states);
     sqlite3_bind_int64(q, 3, limit);
+    sqlite3_bind_int64(q, 4, sq_ended_before(&s->horizon));
+    sqlite3_bind_int64(q, 5, s->horizon.now_ms);
     return each_batch(s, q, fn, arg);
 }
 
-static int find(struct store *s, enum statement i, const char *text, struct batch *out)
+static int find(struct store *s, enum statement i, const char *text, bool expired_too,
+                struct batch *out)
 {
     sqlite3_stmt *q;
     memset(out, 0, sizeof(*out));
@@ -168,8 +180,9 @@ static int find(struct store *s, enum statement i, const char *text, struct batc
     int code = sqlite3_step(q);
     if (code == SQLITE_ROW) {
         struct batch b;
-        read_batch(q, &b);
-        rc = batch_copy(out, &b);
+        read_batch(s, q, &b);
+        bool expired = has_ended(&b) && store_expires(&s->horizon, &b) <= s->horizon.now_ms;
+        rc = expired && !expired_too ? E_NOTFOUND : batch_copy(out, &b);
     } else {
         rc = code == SQLITE_DONE ? E_NOTFOUND : sq_fail(s, code);
     }
@@ -179,50 +192,12 @@ static int find(struct store *s, enum statement i, const char *text, struct batc
 
 int store_find(struct store *s, const char *id, struct batch *out)
 {
-    return find(s, S_FIND, id, out);
+    return find(s, S_FIND, id, false, out);
 }
 
 int store_find_key(struct store *s, const char *idem_key, struct batch *out)
 {
-    return find(s, S_FIND_KEY, idem_key, out);
-}
-
-/* The statements have one upper bound only: given two, SQLite takes the batch's end and walks all
- * of its rows in every step. */
-int sq_remove(struct store *s, enum statement i, int64_t batch, uint32_t max, bool *all)
-{
-    max = max > 0 ? max : 1;
-    sqlite3_stmt *q;
-    int rc = sq_get(s, i, &q);
-    if (rc != 0)
-        return rc;
-    sqlite3_bind_int64(q, 1, sq_key(batch, 0));
-    sqlite3_bind_int64(q, 2, sq_end(batch));
-    sqlite3_bind_int64(q, 3, max - 1);
-    rc = sq_finish(s, q);
-    *all = (uint32_t)sqlite3_changes(s->db) < max;
-    return rc;
-}
-
-int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *done)
-{
-    static const enum statement tables[] = {S_REMOVE_BODIES, S_REMOVE_RESULTS, S_REMOVE_PAGES,
-                                            S_REMOVE_ATTEMPTS};
-    *done = false;
-    for (size_t i = 0; i < sizeof(tables) / sizeof(tables[0]); i++) {
-        bool all;
-        int rc = sq_remove(s, tables[i], batch, max_rows, &all);
-        if (rc != 0 || !all)
-            return rc;
-    }
-    sqlite3_stmt *q;
-    int rc = sq_get(s, S_REMOVE_BATCH, &q);
-    if (rc != 0)
-        return rc;
-    sqlite3_bind_int64(q, 1, batch);
-    rc = sq_finish(s, q);
-    *done = rc == 0;
-    return rc;
+    return find(s, S_FIND_KEY, idem_key, true, out);
 }
 
 /* ---- pages ---- */

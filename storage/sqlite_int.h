@@ -9,7 +9,7 @@
 
 enum {
     APPLICATION_ID = 0x62666368, /* "bfch" */
-    SCHEMA_VERSION = 3,
+    SCHEMA_VERSION = 4,
 };
 
 /* Every statement, prepared when first used and kept. */
@@ -17,7 +17,7 @@ enum {
     "no,id,state,pages,total,succeeded,failed,cancelled,bytes,created,started,ended,"    \
     "max_parallel,max_per_host,max_redirects,defaults,name,metadata,idem_key,idem_hash," \
     "rate_per_host,priority,http_version,max_attempts,min_backoff,max_backoff,"          \
-    "max_retry_after,retry_unsafe,retry_status,retry_of"
+    "max_retry_after,retry_unsafe,retry_status,retry_of,expires_after"
 #define RESULT_COLUMNS                                                                       \
     "id,key,status,http_status,http_version,error,message,attempts,truncated,url,final_url," \
     "custom_id,headers,redirects,remote_ip,timing,completed,body_len,has_body"
@@ -33,31 +33,46 @@ enum {
     X(LAST_NO, "SELECT max(no) FROM batch")                                                        \
     X(ADD_BATCH,                                                                                   \
       "INSERT INTO batch(" BATCH_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,"                \
-      "?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26,?27,?28,?29,?30)")          \
-    X(UPDATE_BATCH, "UPDATE batch SET id=?2,state=?3,pages=?4,total=?5,succeeded=?6,failed=?7,"    \
-                    "cancelled=?8,bytes=?9,created=?10,started=?11,ended=?12,max_parallel=?13,"    \
-                    "max_per_host=?14,max_redirects=?15,defaults=?16,name=?17,metadata=?18,"       \
-                    "idem_key=?19,idem_hash=?20,rate_per_host=?21,priority=?22,http_version=?23,"  \
-                    "max_attempts=?24,min_backoff=?25,max_backoff=?26,max_retry_after=?27,"        \
-                    "retry_unsafe=?28,retry_status=?29,retry_of=?30 WHERE no=?1")                  \
+      "?11,?12,?13,?14,?15,?16,?17,?18,?19,?20,?21,?22,?23,?24,?25,?26,?27,?28,?29,?30,?31)")      \
+    X(UPDATE_BATCH,                                                                                \
+      "UPDATE batch SET id=?2,state=?3,pages=?4,total=?5,succeeded=?6,failed=?7,"                  \
+      "cancelled=?8,bytes=?9,created=?10,started=?11,ended=?12,max_parallel=?13,"                  \
+      "max_per_host=?14,max_redirects=?15,defaults=?16,name=?17,metadata=?18,"                     \
+      "idem_key=?19,idem_hash=?20,rate_per_host=?21,priority=?22,http_version=?23,"                \
+      "max_attempts=?24,min_backoff=?25,max_backoff=?26,max_retry_after=?27,"                      \
+      "retry_unsafe=?28,retry_status=?29,retry_of=?30,expires_after=?31 WHERE no=?1")              \
     X(OPEN_BATCHES, "SELECT " BATCH_COLUMNS " FROM batch WHERE state IN (0,1,2,5,6) ORDER BY no")  \
     X(FIND, "SELECT " BATCH_COLUMNS " FROM batch WHERE id=?1 AND state NOT IN (0,5)")              \
     X(FIND_KEY, "SELECT " BATCH_COLUMNS " FROM batch WHERE idem_key=?1 AND idem_key IS NOT NULL "  \
                 "AND state<>5 AND state<>0")                                                       \
     X(LIST, "SELECT " BATCH_COLUMNS " FROM batch WHERE no<?1 AND state NOT IN (0,5) "              \
-            "AND (?2=0 OR (?2>>state)&1) ORDER BY no DESC LIMIT ?3")                               \
+            "AND (?2=0 OR (?2>>state)&1) AND NOT (state IN (3,4) AND (ended<=?4 OR "               \
+            "(expires_after>0 AND ended+expires_after*1000<=?5))) ORDER BY no DESC LIMIT ?3")      \
     X(REMOVE_BATCH, "DELETE FROM batch WHERE no=?1")                                               \
     X(ADD_PAGE, "INSERT INTO page(id,lane,count,data) VALUES(?1,?2,?3,?4)")                        \
     X(PAGE_HEADS, "SELECT id,lane,count FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3")     \
     X(PAGES, "SELECT id,lane,count,data FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3")     \
     X(LANE_PAGE, "SELECT id,count,data FROM page WHERE lane=?1 AND id>?2 AND id<?3 "               \
                  "ORDER BY id LIMIT 1")                                                            \
-    X(REMOVE_PAGES, "DELETE FROM page WHERE id>=?1 AND id<=ifnull((SELECT id FROM page "           \
-                    "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")                 \
-    X(REMOVE_RESULTS, "DELETE FROM result WHERE id>=?1 AND id<=ifnull((SELECT id FROM result "     \
-                      "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")               \
-    X(REMOVE_BODIES, "DELETE FROM body WHERE id>=?1 AND id<=ifnull((SELECT id FROM body "          \
-                     "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT 1 OFFSET ?3),?2-1)")                \
+    X(CUT_PAGES, "SELECT id,length(data) FROM page WHERE id>=?1 AND id<?2 ORDER BY id LIMIT ?3")   \
+    X(REMOVE_PAGES, "DELETE FROM page WHERE id>=?1 AND id<=?2")                                    \
+    X(CUT_RESULTS, "SELECT id,body_len+ifnull(length(headers),0) FROM result "                     \
+                   "WHERE id>=?1 AND id<?2 ORDER BY id LIMIT ?3")                                  \
+    X(REMOVE_RESULTS, "DELETE FROM result WHERE id>=?1 AND id<=?2")                                \
+    X(REMOVE_BODIES, "DELETE FROM body WHERE id>=?1 AND id<=?2")                                   \
+    X(LAST_TIME, "SELECT max(ifnull((SELECT created FROM batch ORDER BY no DESC LIMIT 1),0),"      \
+                 "ifnull((SELECT max(ended) FROM batch INDEXED BY batch_ended "                    \
+                 "WHERE state IN (3,4)),0))")                                                      \
+    X(MARK_DELETED, "UPDATE batch SET state=5 WHERE no=?1")                                        \
+    X(BY_END, "SELECT no,ended FROM batch INDEXED BY batch_ended WHERE state IN (3,4) "            \
+              "ORDER BY ended LIMIT ?1")                                                           \
+    X(BY_EXPIRY, "SELECT no,ended+expires_after*1000 FROM batch INDEXED BY batch_expires "         \
+                 "WHERE state IN (3,4) AND expires_after>0 "                                       \
+                 "ORDER BY ended+expires_after*1000 LIMIT ?1")                                     \
+    X(SHRINK, "PRAGMA incremental_vacuum")                                                         \
+    X(PAGE_COUNT, "PRAGMA page_count")                                                             \
+    X(FREE_COUNT, "PRAGMA freelist_count")                                                         \
+    X(PAGE_SIZE, "PRAGMA page_size")                                                               \
     X(ADD_RESULT, "INSERT INTO result(" RESULT_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,"      \
                   "?10,?11,?12,?13,?14,?15,?16,?17,?18,?19)")                                      \
     X(ADD_BODY, "INSERT INTO body(id,data) VALUES(?1,?2)")                                         \
@@ -104,6 +119,7 @@ struct store {
     bool unsure; /* a sync failed: sq_mend before anything else is written */
     bool lost;   /* … and it cannot be mended */
     int lock_fd;
+    struct store_horizon horizon;
     int frames; /* of the write-ahead log, after the last commit */
     uint64_t checkpoints, checkpoints_failed;
     void *page; /* the last one read */
@@ -136,6 +152,9 @@ int64_t sq_lane(int64_t batch, uint64_t lane);
 int sq_keep(struct store *s, sqlite3_stmt *q, int column, const void **data, size_t *len) MUSTCHECK;
 /* Removes at most `max` rows by one of the REMOVE statements; *all: no more are left there. */
 int sq_remove(struct store *s, enum statement i, int64_t batch, uint32_t max, bool *all) MUSTCHECK;
+
+/* Batches without a time of their own have expired if they ended up to then. */
+int64_t sq_ended_before(const struct store_horizon *h);
 
 /* Bound memory stays the caller's, until sq_put. NULL is bound as NULL. */
 void sq_bind_text(sqlite3_stmt *q, int i, struct span v);

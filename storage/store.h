@@ -88,6 +88,15 @@ struct batch {
     char *idem_key; /* Idempotency-Key; NULL: none */
     char *retry_of; /* public id of the batch whose failed requests these are; NULL: none */
     uint8_t idem_hash[STORE_HASH_SIZE];
+    uint32_t expires_after_s; /* is removed so long after its end, if not before; 0: not given */
+    int64_t expires_ms; /* from reads: when it is removed (struct store_horizon); 0: it has not
+                                  ended, or never */
+};
+
+/* Which ended batches have expired. They are gone for readers; the writer removes them. */
+struct store_horizon {
+    int64_t now_ms;    /* Unix time in ms, of the caller's clock; INT64_MIN: nothing has expired */
+    int64_t retain_ms; /* every batch expires so long after its end at the latest; 0: no bound */
 };
 
 /* Frees what *b owns and zeroes it. A zeroed batch is fine. */
@@ -204,6 +213,8 @@ void store_checkpoint(struct store *s, bool force);
 /* How many checkpoints came to their end, and how many did not (a reader was in the way, say). */
 void store_checkpoints(const struct store *s, uint64_t *done, uint64_t *failed);
 
+/* The latest time that is recorded of a batch, Unix time in ms; 0: none. */
+int store_last_time(struct store *s, int64_t *ms) MUSTCHECK;
 /* The largest batch number ever used; 0: none. */
 int store_last_batch_no(struct store *s, int64_t *no) MUSTCHECK;
 /* Inserts. E_EXISTS: its idem_key is in use by another batch that is not deleted. */
@@ -221,9 +232,20 @@ int store_drop_attempt(struct store *s, int64_t batch, uint64_t index) MUSTCHECK
 int store_bound_due(struct store *s, int64_t batch, int64_t latest_ms) MUSTCHECK;
 /* Removes up to about max_rows attempts of a batch. *done: none is left. */
 int store_remove_attempts(struct store *s, int64_t batch, uint32_t max_rows, bool *done) MUSTCHECK;
-/* Removes up to about max_rows rows of a batch; the batch row goes last. *done: nothing is left.
- * Used for BATCH_DELETED and for staged batches that were given up. */
-int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, bool *done) MUSTCHECK;
+/* Removes rows of a batch, about max_rows and max_bytes at most but at least one; the batch row goes
+ * last. *done: nothing is left. Used for BATCH_DELETED and for staged batches that were given up. */
+int store_remove_step(struct store *s, int64_t batch, uint32_t max_rows, uint64_t max_bytes,
+                      bool *done) MUSTCHECK;
+/* Makes ended batches that have expired BATCH_DELETED, `max` at most, the earliest first. Returns
+ * their numbers; *next_ms: when the first of those that are left expires; INT64_MAX: none will. */
+int store_expire(struct store *s, int64_t *no, size_t max, size_t *n, int64_t *next_ms) MUSTCHECK;
+/* Makes one batch BATCH_DELETED. E_NOTFOUND: there is none of that number. */
+int store_mark_deleted(struct store *s, int64_t batch) MUSTCHECK;
+/* Gives back to the file system up to max_pages free pages of the file, which becomes shorter with
+ * the next checkpoints. *done: none is left. */
+int store_shrink(struct store *s, uint32_t max_pages, bool *done) MUSTCHECK;
+/* Sizes in bytes: of the database with what its log holds of it, and of its free pages. */
+int store_space(struct store *s, uint64_t *size, uint64_t *unused) MUSTCHECK;
 
 /* Every batch that is not COMPLETED or CANCELLED, oldest first. The batch is the store's: copy
  * what is kept. fn returns 0 to go on; another value stops and is returned. */
@@ -267,12 +289,18 @@ int store_lane_due(struct store *s, int64_t batch, uint64_t lane, struct attempt
 
 /* ---- readers (api thread), and the writer too ---- */
 
-/* By public id. *out is the caller's: batch_fini it. A STAGING or DELETED batch is E_NOTFOUND. */
+/* Holds for the reads of this connection from now on. */
+void store_set_horizon(struct store *s, const struct store_horizon *h);
+/* When an ended batch expires; INT64_MAX: never. */
+int64_t store_expires(const struct store_horizon *h, const struct batch *b);
+
+/* By public id. *out is the caller's: batch_fini it. A STAGING, DELETED or expired batch is
+ * E_NOTFOUND. */
 int store_find(struct store *s, const char *id, struct batch *out) MUSTCHECK;
-/* By Idempotency-Key; likewise. */
+/* By Idempotency-Key; likewise, but an expired batch is found. */
 int store_find_key(struct store *s, const char *idem_key, struct batch *out) MUSTCHECK;
-/* Newest first, numbers below `before` (0: from the newest), at most `limit`; STAGING and DELETED
- * ones are left out. `states`: a bit set of (1 << enum batch_state); 0: all. */
+/* Newest first, numbers below `before` (0: from the newest), at most `limit`; STAGING, DELETED and
+ * expired ones are left out. `states`: a bit set of (1 << enum batch_state); 0: all. */
 int store_list(struct store *s, int64_t before, unsigned states, uint32_t limit, store_batch_fn *fn,
                void *arg) MUSTCHECK;
 

@@ -337,7 +337,7 @@ static bool writes(struct looker *k)
     if (rc == 0)
         rc = store_add_batch(k->s, &b);
     if (rc == 0)
-        rc = store_remove_step(k->s, b.no, 100, &done);
+        rc = store_remove_step(k->s, b.no, 100, 1 << 20, &done);
     if (rc == 0)
         rc = store_commit(k->s);
     return (rc == 0 && done) || wrong(k, "writing afterwards: %d %s", rc, store_error(k->s));

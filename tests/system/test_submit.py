@@ -9,8 +9,8 @@ from harness import JSON, NDJSON, TEXT, query
 
 BATCH_MEMBERS = {
     "id", "object", "status", "request_counts", "progress", "rate_per_s", "eta_s",
-    "bytes_received", "created_at", "started_at", "ended_at", "limits", "max_redirects",
-    "priority", "http_version", "retry", "retry_of", "name", "metadata", "results_url"}
+    "bytes_received", "created_at", "started_at", "ended_at", "expires_at", "limits",
+    "max_redirects", "priority", "http_version", "retry", "retry_of", "name", "metadata", "results_url"}
 POLICY = {"max_attempts": 3, "min_backoff_ms": 500, "max_backoff_ms": 30000,
           "max_retry_after_ms": 60000, "on_status": [408, 425, 429, 500, 502, 503, 504],
           "non_idempotent": False}

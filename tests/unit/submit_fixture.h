@@ -23,7 +23,8 @@
 
 static inline struct submit_config config(enum submit_type type)
 {
-    return (struct submit_config){.type = type, .max_body_bytes = 10 << 20, .max_urls = 1000000};
+    return (struct submit_config){
+        .type = type, .max_body_bytes = 10 << 20, .max_expires_s = 86400, .max_urls = 1000000};
 }
 
 struct cut {

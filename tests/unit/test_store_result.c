@@ -571,7 +571,7 @@ static void test_remove(void **state)
     for (int steps = 0; !over; steps++) {
         assert_int_equal(number("SELECT count(*) FROM batch WHERE no=2"), 1); /* it goes last */
         OK(store_begin(s, false));
-        OK(store_remove_step(s, 2, 5, &over));
+        OK(store_remove_step(s, 2, 5, UINT64_MAX, &over));
         OK(store_commit(s));
         int64_t left = rows_of(2);
         assert_in_range(before - left, 1, 21); /* "about" max_rows: at most that of each table */
@@ -581,12 +581,12 @@ static void test_remove(void **state)
     assert_int_equal(before, 0);
     assert_int_equal(rows_of(1), one);
     assert_int_equal(rows_of(3), three);
-    OK(store_remove_step(s, 2, 5, &over)); /* nothing there: done at once */
+    OK(store_remove_step(s, 2, 5, UINT64_MAX, &over)); /* nothing there: done at once */
     assert_true(over);
     for (over = false; !over;)
-        OK(store_remove_step(s, 1, 0, &over)); /* 0 is taken for 1: it ends */
-    OK(store_remove_step(s, 3, UINT32_MAX, &over));
-    assert_true(over);
+        OK(store_remove_step(s, 1, 0, UINT64_MAX, &over)); /* 0 is taken for 1: it ends */
+    for (over = false; !over;)
+        OK(store_remove_step(s, 3, UINT32_MAX, UINT64_MAX, &over));
     assert_int_equal(number("SELECT count(*) FROM page"), 0);
     assert_int_equal(number("SELECT count(*) FROM result"), 0);
     assert_int_equal(number("SELECT count(*) FROM body"), 0);
@@ -639,6 +639,9 @@ static const struct {
     {"no<?", "SEARCH batch USING INTEGER PRIMARY KEY (rowid<?)"},
     {" id=?", "SEARCH batch USING INDEX sqlite_autoindex_batch_1 (id=?)"},
     {"idem_key=?", "SEARCH batch USING INDEX batch_key (idem_key=?)"},
+    {"SELECT max(ifnull", "SCAN batch"}, /* one step each */
+    {"INDEXED BY batch_ended", "SCAN batch USING INDEX batch_ended"},
+    {"INDEXED BY batch_expires", "SCAN batch USING INDEX batch_expires"},
     {"state IN", "SCAN batch USING INDEX batch_unfinished"}, /* partial: it holds no others */
 };
 
@@ -687,6 +690,11 @@ static void use_every_query(struct store *s)
     OK(store_bound_due(s, 1, 9));
     OK(store_drop_attempt(s, 1, 1));
     OK(store_last_batch_no(s, &no));
+    OK(store_last_time(s, &no));
+    store_set_horizon(s, &(struct store_horizon){.now_ms = 1, .retain_ms = 1});
+    OK(store_expire(s, &no, 1, &n, &next));
+    OK(store_mark_deleted(s, 1));
+    OK(store_update_batch(s, &(struct batch){.no = 1, .id = "b1", .state = BATCH_OPEN}));
     OK(store_open_batches(s, see_batch, &l));
     OK(store_list(s, 0, 0, 9, see_batch, &l));
     OK(store_find(s, "b1", &b));
@@ -724,8 +732,10 @@ static void test_plans(void **state)
     fill(s, m);
     add_batch(s, 1, BATCH_OPEN, NULL);
     use_every_query(s);
-    bool over;
-    OK(store_remove_step(s, 9, 1000, &over)); /* prepares its five */
+    bool over = false;
+    OK(store_add_page(s, 1, &(struct page){.count = 1, .data = "p", .len = 1}));
+    while (!over)
+        OK(store_remove_step(s, 1, 1000, UINT64_MAX, &over)); /* prepares all of its own */
     int found = 0;
     for (sqlite3_stmt *q = NULL; (q = sqlite3_next_stmt(own, q)) != NULL;) {
         const char *sql = sqlite3_sql(q);
@@ -735,7 +745,7 @@ static void test_plans(void **state)
             check_plan(db, sql);
         }
     }
-    assert_int_equal(found, 28);
+    assert_int_equal(found, 34);
     sqlite3_close(db);
     store_close(s);
 }
@@ -757,7 +767,7 @@ static void test_remove_is_cheap(void **state)
     OK(store_commit(s));
     bool over = false;
     for (int steps = 0; !over; steps++) {
-        OK(store_remove_step(s, 1, 10, &over));
+        OK(store_remove_step(s, 1, 10, UINT64_MAX, &over));
         for (sqlite3_stmt *q = NULL; (q = sqlite3_next_stmt(opened, q)) != NULL;) {
             int cost = sqlite3_stmt_status(q, SQLITE_STMTSTATUS_VM_STEP, 1);
             if (steps > 0 && cost > 1000)

@@ -95,6 +95,8 @@ static void check_defaults(const struct batch *b)
     assert_int_equal(b->priority, 5);
     assert_int_equal(b->http_version, 11);
     assert_null(b->retry_of);
+    assert_int_equal(b->expires_after_s, 0);
+    assert_int_equal(b->expires_ms, 0);
     policy_complete(&given);
     policy_init(&usual);
     assert_memory_equal(&given, &usual, sizeof(usual));

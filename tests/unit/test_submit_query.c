@@ -100,6 +100,7 @@ static void test_query_refused(void **state)
         {T, "limits.rate_per_host", "0x1", "0.001 to 1000000"},
         {T, "limits.rate_per_host", "inf", "0.001 to 1000000"},
         {T, "limits.rate_per_host", "", "0.001 to 1000000"},
+        {T, "expires_after_s", "1h", "1 to 86400"},
         {T, "priority", "10", "0 to 9"},
         {T, "priority", "high", "0 to 9"},
         {T, "http_version", "3", "must be the string"},
