@@ -13,11 +13,13 @@
 #include "api/park.h"
 #include "api/submit.h"
 #include "api/view.h"
+#include "server/metrics.h"
 
 struct ingest {
     struct request *r;
     struct submit *submit;
     struct upload *upload;
+    size_t held;             /* by submit, as counted */
     const char *key;         /* Idempotency-Key; NULL: none */
     EVP_MD_CTX *hash;        /* with a key */
     struct rebatch *rebatch; /* POST …/retry */
@@ -175,6 +177,7 @@ static void make_submit(struct ingest *in, enum submit_type type)
         .n_params = q->n,
         .max_body_bytes = cfg->max_body_bytes,
         .max_expires_s = cfg->retain_s > 0 ? cfg->retain_s : SUBMIT_EXPIRES_MAX,
+        .element_max = engine_memory(in->r->api->engine)->element_max,
         .max_urls = cfg->max_urls,
         .sink = {sink_add, in},
     };
@@ -296,6 +299,12 @@ enum MHD_Result ingest_body(struct request *r, const char *data, size_t *size)
         return cut(r);
     }
     *size = 0;
+    upload_charge(in->upload, &in->held, submit_held(in->submit));
+    if (in->held > SUBMIT_HELD_SMALL && upload_crowded(in->upload, in->held)) {
+        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
+        request_fail(r, E_BUSY, "upload");
+        return cut(r);
+    }
     if (!park_arm(r)) {
         request_fail(r, E_STOPPING, "upload");
         return cut(r);
@@ -445,6 +454,8 @@ void ingest_free(struct request *r)
     if (in->next)
         in->next->prev = in->prev;
     submit_free(in->submit);
+    if (in->upload)
+        upload_charge(in->upload, &in->held, 0);
     if (in->rebatch)
         in->rebatch_free(in->rebatch);
     upload_release(in->upload);

@@ -116,7 +116,7 @@ static void reset_part(struct submit *s)
     buf_reset(&s->part);
     if (s->part.cap > KEEP_PART) {
         buf_fini(&s->part);
-        buf_init(&s->part, SUBMIT_ELEMENT_MAX + 1);
+        buf_init(&s->part, s->cfg.element_max + 1);
     }
 }
 
@@ -195,17 +195,25 @@ static int one_line(struct submit *s, struct span text)
     return rc;
 }
 
+static void too_long(struct submit *s, const struct spot *at, const char *what, size_t max)
+{
+    char text[80];
+    bool mib = max % (1 << 20) == 0;
+    (void)snprintf(
+        text, sizeof(text), "%s %zu %s%s", what, max >> (mib ? 20 : 10), mib ? "MiB" : "KiB",
+        max != SUBMIT_TEXT_LINE_MAX && max < SUBMIT_ELEMENT_MAX ? " (--memory-limit)" : "");
+    submit_too_large(s, at, text);
+}
+
 static int feed_lines(struct submit *s, const char *p, size_t n, size_t *pos)
 {
-    size_t max = s->cfg.type == SUBMIT_TEXT ? SUBMIT_TEXT_LINE_MAX : SUBMIT_ELEMENT_MAX;
+    size_t max = s->cfg.type == SUBMIT_TEXT ? SUBMIT_TEXT_LINE_MAX : s->cfg.element_max;
     while (*pos < n && !s->fatal) {
         const char *from = p + *pos, *nl = memchr(from, '\n', n - *pos);
         size_t len = nl != NULL ? (size_t)(nl - from) : n - *pos;
         if (s->part.len + len > max) {
             struct spot at = {.line = s->line + 1};
-            submit_too_large(s, &at,
-                             s->cfg.type == SUBMIT_TEXT ? "a line is longer than 64 KiB"
-                                                        : "a line is longer than 8 MiB");
+            too_long(s, &at, "a line is longer than", max);
             break;
         }
         struct span text = {from, len};
@@ -244,7 +252,7 @@ static void set_limit(struct submit *s)
     if (s->level != LEVEL_ARRAY)
         s->scan.limit = s->array_bytes + SUBMIT_OUTSIDE_MAX;
     else if (s->taking)
-        s->scan.limit = s->scan.start + SUBMIT_ELEMENT_MAX;
+        s->scan.limit = s->scan.start + s->cfg.element_max;
     else
         s->scan.limit = UINT64_MAX;
 }
@@ -357,7 +365,7 @@ static void json_large(struct submit *s)
         return;
     }
     at = s->skip_array ? member_spot(s) : element_spot(s, number);
-    submit_too_large(s, &at, "an element is larger than 8 MiB");
+    too_long(s, &at, "an element is larger than", s->cfg.element_max);
 }
 
 static int feed_json(struct submit *s, const char *p, size_t n, size_t *pos)
@@ -408,13 +416,15 @@ struct submit *submit_new(const struct submit_config *cfg)
     s->cfg = *cfg;
     s->cfg.params = NULL;
     s->cfg.n_params = 0;
+    if (s->cfg.element_max == 0)
+        s->cfg.element_max = SUBMIT_ELEMENT_MAX;
     s->settings.max_redirects = SUBMIT_MAX_REDIRECTS_DEFAULT;
     s->settings.priority = SUBMIT_PRIORITY_DEFAULT;
     s->settings.http_version = 11;
     policy_init(&s->settings.retry);
-    buf_init(&s->part, SUBMIT_ELEMENT_MAX + 1);
+    buf_init(&s->part, s->cfg.element_max + 1);
     buf_init(&s->scratch.headers, SUBMIT_HEADERS_MAX);
-    buf_init(&s->scratch.body, SUBMIT_ELEMENT_MAX);
+    buf_init(&s->scratch.body, s->cfg.element_max);
     buf_init(&s->defaults_scratch.headers, SUBMIT_HEADERS_MAX);
     buf_init(&s->defaults_scratch.body, SUBMIT_OUTSIDE_MAX);
     buf_init(&s->metadata, METADATA_TEXT_MAX);
@@ -423,6 +433,11 @@ struct submit *submit_new(const struct submit_config *cfg)
     if (cfg->type != SUBMIT_JSON)
         s->ignore_known = true; /* nothing in the content can change it */
     return s;
+}
+
+size_t submit_held(const struct submit *s)
+{
+    return s->part.cap + s->scratch.headers.cap + s->scratch.body.cap + s->metadata.cap;
 }
 
 void submit_free(struct submit *s)

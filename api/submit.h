@@ -15,6 +15,7 @@ enum submit_type { SUBMIT_JSON, SUBMIT_NDJSON, SUBMIT_TEXT };
 enum {
     SUBMIT_TEXT_LINE_MAX = 64 << 10, /* without its line end */
     SUBMIT_ELEMENT_MAX = 8 << 20,    /* an NDJSON line, an element of `urls` or `requests` */
+    SUBMIT_HELD_SMALL = 8 << 10,     /* what any submission may hold, however many there are */
     SUBMIT_OUTSIDE_MAX = 256 << 10,  /* of a JSON document, all but those elements */
     SUBMIT_HEADERS_MAX = 32 << 10,   /* the header lines of a request together */
     SUBMIT_MAX_REDIRECTS_DEFAULT = 10,
@@ -51,6 +52,7 @@ struct submit_config {
     size_t n_params;
     uint64_t max_body_bytes; /* ceiling of the field of that name */
     uint64_t max_expires_s;  /* ceiling of expires_after_s */
+    size_t element_max;      /* <= SUBMIT_ELEMENT_MAX; 0: that */
     uint64_t max_urls;       /* for the text of the problem; the sink is who counts */
     struct submit_sink sink;
 };
@@ -78,6 +80,8 @@ const struct problem *submit_problem(struct submit *s);
 
 /* After submit_finish returned 0. Strings belong to s. idem_key and idem_hash are left zero. */
 const struct upload_settings *submit_settings(const struct submit *s);
+/* Bytes that it holds of what it is reading. */
+size_t submit_held(const struct submit *s);
 /* Requests given to the sink so far. */
 uint64_t submit_count(const struct submit *s);
 /* Bad URLs so far (forgiven ones too). */

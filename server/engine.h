@@ -65,6 +65,10 @@ typedef void upload_fn(void *arg);
  * false, fn is not called. */
 bool upload_wait(struct upload *u, upload_fn *fn, void *arg);
 uint64_t upload_count(const struct upload *u);
+/* Memory that reading the submission takes beside: *mine, what was counted of it, becomes `now`. */
+void upload_charge(struct upload *u, size_t *mine, size_t now);
+/* Whether all uploads, without `mine` bytes, have more than half of what they may take. */
+bool upload_crowded(const struct upload *u, size_t mine);
 
 /* What commit needs beside the items. Strings are copied. */
 struct upload_settings {

@@ -109,6 +109,7 @@ struct msg_pages {
     struct upload *upload; /* a reference */
     size_t n;
     struct page *pages; /* data: pointers into buf */
+    size_t charged;     /* in engine.upload_bytes */
     struct buf buf;
 };
 
@@ -228,7 +229,9 @@ struct upload {
         uint64_t lane;
         uint32_t pos, len;
     } * entries;
-    size_t n_entries;
+    size_t n_entries, cap_entries;
+    size_t charged;        /* chunk and entries, in engine.upload_bytes */
+    int64_t reserved;      /* in engine.live_bytes, until it is released */
     bool ended;            /* committed or aborted: the keeper knows */
     _Atomic int64_t no;    /* keeper: the number of its staged batch; 0: nothing staged yet */
     _Atomic int rc;        /* first failure of a piece */
@@ -270,8 +273,9 @@ struct engine {
     _Atomic int64_t unwritten;         /* bytes; above memory.unwritten nothing new is started */
     _Atomic int64_t queued;            /* requests with the fetchers; changed by the keeper */
     _Atomic int64_t queued_bytes;      /* pages with the fetchers, and large records of transfers */
-    _Atomic int64_t bodies;     /* bytes of bodies and headers that come in, or are unwritten */
-    _Atomic int64_t live_bytes; /* unfinished batches, and what uploads will take of that */
+    _Atomic int64_t bodies;       /* bytes of bodies and headers that come in, or are unwritten */
+    _Atomic int64_t upload_bytes; /* what uploads have gathered and is not on disk */
+    _Atomic int64_t live_bytes;   /* unfinished batches, and what uploads will take of that */
     _Atomic int32_t tls_open, tls_running; /* connections; transfers, connected or not */
     _Atomic uint32_t uploads;
 

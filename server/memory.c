@@ -19,6 +19,8 @@ enum {
     POOL_MOST = 64,       /* KiB of an API connection … */
     POOL_LEAST = 16,      /* … and the least that takes a usual request's header */
     WINDOW_MOST = 262144, /* requests */
+    UPLOADS_MOST = 1024,
+    UPLOAD_LEAST = 16 * 1024, /* of one that stands still */
     NAMES_MOST = 65536,
     KEPT_MOST = 50000,
     LINE_MAX_BYTES = 4096,
@@ -61,10 +63,10 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
 
     share_connections(p, all, w);
     all -= p->connections;
-    p->transfers = share(all, 36, (uint64_t)w->transfers * (MEMORY_TRANSFER + MEMORY_TLS));
+    p->transfers = share(all, 34, (uint64_t)w->transfers * (MEMORY_TRANSFER + MEMORY_TLS));
     p->bodies = share(all, 13, 256 * MIB);
-    p->window = share(all, 16, (uint64_t)WINDOW_MOST * MEMORY_REQUEST);
-    p->batches = share(all, 9, 1024 * MIB);
+    p->window = share(all, 15, (uint64_t)WINDOW_MOST * MEMORY_REQUEST);
+    p->batches = share(all, 12, 1024 * MIB);
     p->unwritten = share(all, 7, 64 * MIB);
     p->answers = share(all, 5, 128 * MIB);
     p->uploads = share(all, 10, 256 * MIB);
@@ -80,6 +82,9 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
     p->kept_max = (uint32_t)least(p->kept / w->fetchers / MEMORY_KEPT, KEPT_MOST);
     uint64_t spares = limit / SPARES_PART / w->fetchers / MEMORY_TRANSFER;
     p->spares_max = (uint32_t)least(spares, SPARES_MOST);
+    p->max_uploads = (uint32_t)least(p->uploads / 2 / UPLOAD_LEAST, UPLOADS_MOST);
+    /* It is there as a line, as values, as a record, in a page and in SQLite. */
+    p->element_max = (uint32_t)least(p->uploads / 6 / KIB * KIB, 8 * MIB);
     p->unread = least(p->answers / 4, 16 * MIB);
 }
 

@@ -45,8 +45,10 @@ struct memory_plan {
     uint32_t connection_bytes; /* libmicrohttpd's memory for each */
     uint32_t names_max;        /* a fetcher's name cache */
     uint32_t kept_max;         /* a fetcher's hosts and lanes */
-    uint32_t spares_max;       /* handles that a fetcher keeps for its next transfers */
-    uint64_t unread;           /* of one answer that is made before it is sent */
+    uint32_t max_uploads;
+    uint32_t element_max; /* bytes of one request of a submission */
+    uint32_t spares_max;  /* handles that a fetcher keeps for its next transfers */
+    uint64_t unread;      /* of one answer that is made before it is sent */
 };
 
 /* limit: at least MEMORY_LEAST. */

@@ -5,12 +5,16 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "server/engine_int.h"
+#include "server/budget.h"
+#include "server/metrics.h"
 
 enum {
     PIECE_ITEMS = 16384, /* large enough to group by host, small beside the memory bound */
     PIECE_BYTES = 4 * 1024 * 1024,
+    PIECE_SHORT = 8 * 1024, /* … when memory is short */
     PIECE_BYTES_MAX = 64 * 1024 * 1024,
+    FIRST_ENTRIES = 64,
+    RESERVE = 65536, /* requests that room is made for at once */
     PENDING_MAX = 2, /* pieces on their way to the disk before the client is stopped */
     PAGE_ITEMS = 32, /* a slow host's first page fills this much of the window */
     PAGE_BYTES = 64 * 1024,
@@ -27,8 +31,10 @@ int upload_new(struct engine *e, struct upload **out)
     *out = NULL;
     if (atomic_load(&e->draining) || atomic_load(&e->stopping))
         return E_STOPPING;
-    if (atomic_fetch_add(&e->uploads, 1) >= UPLOADS_MAX) {
+    if (atomic_fetch_add(&e->uploads, 1) >= e->memory.max_uploads ||
+        atomic_load(&e->live_bytes) + budget_batch_cost(0) > (int64_t)e->memory.batches) {
         atomic_fetch_sub(&e->uploads, 1);
+        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
         return E_BUSY;
     }
     struct upload *u = xcalloc(1, sizeof(*u));
@@ -45,13 +51,39 @@ static void upload_ref(struct upload *u)
     atomic_fetch_add(&u->refs, 1);
 }
 
+void upload_charge(struct upload *u, size_t *mine, size_t now)
+{
+    atomic_fetch_add(&u->engine->upload_bytes, (int64_t)now - (int64_t)*mine);
+    *mine = now;
+}
+
+static void charge_buffers(struct upload *u)
+{
+    upload_charge(u, &u->charged, u->chunk.cap + u->cap_entries * sizeof(*u->entries));
+}
+
+static void drop_buffers(struct upload *u)
+{
+    buf_fini(&u->chunk);
+    free(u->entries);
+    u->entries = NULL;
+    u->cap_entries = 0;
+    charge_buffers(u);
+}
+
+bool upload_crowded(const struct upload *u, size_t mine)
+{
+    return atomic_load(&u->engine->upload_bytes) - (int64_t)mine >
+           (int64_t)(u->engine->memory.uploads / 2);
+}
+
 void upload_unref(struct upload *u)
 {
     if (atomic_fetch_sub(&u->refs, 1) != 1)
         return;
+    drop_buffers(u);
+    atomic_fetch_sub(&u->engine->live_bytes, u->reserved);
     atomic_fetch_sub(&u->engine->uploads, 1);
-    buf_fini(&u->chunk);
-    free(u->entries);
     pthread_mutex_destroy(&u->mutex);
     free(u);
 }
@@ -99,6 +131,9 @@ static struct msg_pages *make_piece(struct upload *u)
     m->pages = xrealloc(m->pages, m->n * sizeof(*m->pages));
     buf_reset(&u->chunk);
     u->n_entries = 0;
+    if (upload_crowded(u, 0))
+        drop_buffers(u);
+    upload_charge(u, &m->charged, m->buf.cap + m->n * sizeof(*m->pages));
     return m;
 }
 
@@ -113,6 +148,29 @@ static void send_piece(struct upload *u)
     inbox_put(&u->engine->inbox, &m->m);
 }
 
+/* Room for the bits of a batch that goes on growing. */
+static int reserve(struct upload *u)
+{
+    struct engine *e = u->engine;
+    int64_t more = budget_batch_cost(u->count + RESERVE) - u->reserved;
+    if (atomic_fetch_add(&e->live_bytes, more) + more > (int64_t)e->memory.batches) {
+        atomic_fetch_sub(&e->live_bytes, more);
+        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
+        return E_BUSY;
+    }
+    u->reserved += more;
+    return 0;
+}
+
+static void add_entry(struct upload *u, struct entry en)
+{
+    if (u->n_entries == u->cap_entries) {
+        u->cap_entries = u->cap_entries == 0 ? FIRST_ENTRIES : u->cap_entries * 2;
+        u->entries = xrealloc(u->entries, u->cap_entries * sizeof(*u->entries));
+    }
+    u->entries[u->n_entries++] = en;
+}
+
 int upload_add(struct upload *u, const struct item *it, const char *host)
 {
     int rc = atomic_load(&u->rc);
@@ -120,21 +178,26 @@ int upload_add(struct upload *u, const struct item *it, const char *host)
         return rc;
     if (u->count >= u->engine->cfg->max_urls)
         return E_LIMIT;
+    if (u->count > 0 && u->count % RESERVE == 0)
+        rc = reserve(u);
+    if (rc != 0)
+        return rc;
     struct item copy = *it;
     copy.index = u->count;
     size_t pos = u->chunk.len;
     rc = item_encode(&u->chunk, &copy);
     if (rc != 0)
         return rc;
-    if (u->entries == NULL)
-        u->entries = xcalloc(PIECE_ITEMS, sizeof(*u->entries));
-    u->entries[u->n_entries++] = (struct entry){
-        .lane = it->invalid.ptr != NULL ? LANE_INVALID : lane_of_host(host, strlen(host)),
-        .pos = (uint32_t)pos,
-        .len = (uint32_t)(u->chunk.len - pos),
-    };
+    add_entry(u,
+              (struct entry){
+                  .lane = it->invalid.ptr != NULL ? LANE_INVALID : lane_of_host(host, strlen(host)),
+                  .pos = (uint32_t)pos,
+                  .len = (uint32_t)(u->chunk.len - pos),
+              });
     u->count++;
-    if (u->n_entries == PIECE_ITEMS || u->chunk.len >= PIECE_BYTES)
+    charge_buffers(u);
+    if (u->n_entries == PIECE_ITEMS || u->chunk.len >= PIECE_BYTES ||
+        (u->chunk.len >= PIECE_SHORT && upload_crowded(u, 0)))
         send_piece(u);
     return 0;
 }
@@ -142,7 +205,7 @@ int upload_add(struct upload *u, const struct item *it, const char *host)
 bool upload_wait(struct upload *u, upload_fn *fn, void *arg)
 {
     pthread_mutex_lock(&u->mutex);
-    bool wait = u->pending >= PENDING_MAX;
+    bool wait = u->pending >= PENDING_MAX || (u->pending > 0 && upload_crowded(u, 0));
     if (wait) {
         u->wait_fn = fn;
         u->wait_arg = arg;
