@@ -17,7 +17,7 @@ enum MHD_Result service_healthz(struct request *r)
 {
     static char text[] = "{\"status\":\"ok\"}";
 
-    if (!health_watch(now_us()))
+    if (!engine_watch(r->api->engine))
         return answer_fail(r, PROBLEM_STUCK, "a thread of the service does not turn any more");
     struct MHD_Response *resp = MHD_create_response_from_buffer(sizeof(text) - 1, text,
                                                                 MHD_RESPMEM_PERSISTENT);
@@ -55,7 +55,7 @@ enum MHD_Result service_readyz(struct request *r)
     unsigned retry_s, n;
     bool ready;
 
-    (void)health_watch(now_us());
+    (void)engine_watch(r->api->engine);
     n = health_read(causes, &retry_s);
     ready = retry_s == 0;
 
@@ -83,7 +83,6 @@ enum MHD_Result service_metrics(struct request *r)
     int64_t values[METRIC_CELLS];
     struct buf b;
 
-    (void)health_watch(now_us());
     engine_metrics(r->api->engine, r->api->store, values);
     buf_init(&b, METRICS_MAX);
     if (exposition_write(&b, values) != 0) {

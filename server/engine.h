@@ -37,6 +37,9 @@ const struct memory_plan *engine_memory(const struct engine *e);
 /* The same for a configuration, as a comment line on stdout (--check). */
 void engine_print_memory(const struct config *cfg);
 
+/* Sets and clears the causes of health.h that hold or not by what is now; to be called before they
+ * are read. False: a thread has been stuck for so long that only a new start helps. */
+bool engine_watch(struct engine *e);
 /* Every value of metrics.h at one moment: what was counted, and what is now. `reader` is the
  * caller's own STORE_READ connection. */
 void engine_metrics(struct engine *e, struct store *reader, int64_t out[METRIC_CELLS]);

@@ -16,7 +16,6 @@
     X(HEALTH_READ_ONLY, "read_only", true, 30, "the service's data directory cannot be written") \
     X(HEALTH_STORE_FAILED, "store_failed", true, 30, "the service's storage failed")             \
     X(HEALTH_STUCK, "stuck", true, 5, "a thread of the service does not answer")                 \
-    X(HEALTH_MEMORY, "memory", false, 0, "memory is short: work is held back")                   \
     X(HEALTH_DESCRIPTORS, "descriptors", false, 0, "descriptors are short: work is held back")   \
     X(HEALTH_RELOAD_FAILED, "reload_failed", false, 0, "the last reload of settings failed")
 

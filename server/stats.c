@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "server/engine_int.h"
+#include "server/health.h"
 #include "server/metrics.h"
 
 static int64_t started_us; /* Unix time */
@@ -116,8 +117,19 @@ static void batches(struct engine *e)
         metric_set(METRIC_REQUESTS + i, requests[i]);
 }
 
+bool engine_watch(struct engine *e)
+{
+    int64_t now = now_us();
+    if (atomic_load(&e->starved_until) > now)
+        health_set(HEALTH_DESCRIPTORS, NULL);
+    else
+        health_clear(HEALTH_DESCRIPTORS);
+    return health_watch(now);
+}
+
 void engine_metrics(struct engine *e, struct store *reader, int64_t out[METRIC_CELLS])
 {
+    (void)engine_watch(e);
     process();
     storage(e, reader);
     metric_set(METRIC_MAX_PARALLEL, e->max_parallel);

@@ -7,6 +7,7 @@ import threading
 import pytest
 
 from harness import SANITIZED, eventually
+from test_descriptors import squeeze
 
 
 def causes(answer):
@@ -75,3 +76,18 @@ def test_a_stuck_keeper_is_no_ready_service(start, origin):
     finally:
         tracer.terminate()
         tracer.wait()
+
+
+def test_no_descriptors_are_named_though_the_service_is_ready(start, origin):
+    service = start("--fetchers", 1)
+    service.get("/readyz").expect(200)
+    before = service.get("/metrics", keep=1 << 20).body
+    assert b'\nbatchfetch_backpressure_total{cause="descriptors"} 0\n' in before
+    squeeze(service, 0)
+    batch = service.submit([origin.url(f"/bytes/3?{i}") for i in range(5)])
+    eventually(lambda: "descriptors" in causes(service.get("/readyz").expect(200)))
+    squeeze(service, 50)
+    service.finish(batch)
+    eventually(lambda: not causes(service.get("/readyz").expect(200)))
+    after = service.get("/metrics", keep=1 << 20).body
+    assert b'\nbatchfetch_backpressure_total{cause="descriptors"} 0\n' not in after

@@ -189,6 +189,9 @@ def test_sessions_are_resumed_one_after_the_other_and_all_at_once(trusting, ngin
     fetch(trusting, [nginx.url(kind, "h1.many.test", "/slow")] * 150)
     hits = nginx.hits(150)
     assert len({hit.connection for hit in hits}) == 150 and all(hit.resumed for hit in hits)
+    text = trusting.get("/metrics", keep=1 << 20).body
+    assert b'\nbatchfetch_tls_handshakes_total{kind="full"} 1\n' in text
+    assert b'\nbatchfetch_tls_handshakes_total{kind="resumed"} 169\n' in text
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -153,7 +153,7 @@ static void test_health(void **state)
     assert_int_equal(health_read(v, &retry_s), 0);
     assert_int_equal(retry_s, 0);
 
-    health_set(HEALTH_MEMORY, NULL);
+    health_set(HEALTH_DESCRIPTORS, NULL);
     assert_true(health_ready()); /* that alone is no reason */
     health_set(HEALTH_DISK_FULL, "%d bytes are left", 17);
     assert_false(health_ready());
@@ -163,12 +163,12 @@ static void test_health(void **state)
     assert_string_equal(v[0].name, "disk_full");
     assert_string_equal(v[0].detail, "17 bytes are left");
     assert_true(v[0].unready && v[0].since_ms > 0);
-    assert_string_equal(v[1].name, "memory");
+    assert_string_equal(v[1].name, "descriptors");
     assert_false(v[1].unready);
     char *text = exposition();
     has(text, "batchfetch_ready 0");
     has(text, "batchfetch_health{cause=\"disk_full\"} 1");
-    has(text, "batchfetch_health{cause=\"memory\"} 1");
+    has(text, "batchfetch_health{cause=\"descriptors\"} 1");
     has(text, "batchfetch_health{cause=\"quota\"} 0");
     free(text);
 
@@ -180,7 +180,7 @@ static void test_health(void **state)
     health_clear(HEALTH_DISK_FULL);
     health_clear(HEALTH_DISK_FULL);
     assert_true(health_ready());
-    health_clear(HEALTH_MEMORY);
+    health_clear(HEALTH_DESCRIPTORS);
     assert_int_equal(health_read(v, &retry_s), 0);
     text = exposition();
     has(text, "batchfetch_ready 1");
