@@ -5,7 +5,7 @@
 
 void keeper_give_up(struct keeper *k)
 {
-    log_line(LOG_ERROR, "keeper", "ending, to start again from what is stored: %s",
-             store_error(k->e->store));
+    log_event(LOG_ERROR, "data_lost", LOG_S("msg", "ending, to start again from what is stored"),
+              LOG_S("error", store_error(k->e->store)));
     _exit(KEEPER_LOST);
 }

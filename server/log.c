@@ -51,10 +51,13 @@ void log_set_format(enum log_format f)
 void log_find_journal(void)
 {
     const char *where = getenv("JOURNAL_STREAM");
-    uint64_t dev, ino;
+    char own[64];
     struct stat st;
-    journal = where != NULL && sscanf(where, "%" SCNu64 ":%" SCNu64, &dev, &ino) == 2 &&
-              fstat(STDERR_FILENO, &st) == 0 && st.st_dev == dev && st.st_ino == ino;
+    journal = false;
+    if (where == NULL || fstat(STDERR_FILENO, &st) != 0)
+        return;
+    snprintf(own, sizeof(own), "%ju:%ju", (uintmax_t)st.st_dev, (uintmax_t)st.st_ino);
+    journal = strcmp(where, own) == 0;
 }
 
 void log_request(const char *id)

@@ -2,6 +2,7 @@
  * it is asked for. */
 #include <dirent.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -40,6 +41,7 @@ static int64_t open_descriptors(void)
 /* proc(5), /proc/pid/stat: the name may hold anything, so from the last ')' on. */
 static void read_stat(void)
 {
+    enum { THREADS = 20, VIRTUAL = 23, PAGES = 24 }; /* as numbered there */
     char text[1024];
     FILE *f = fopen("/proc/self/stat", "re");
     size_t n = f != NULL ? fread(text, 1, sizeof(text) - 1, f) : 0;
@@ -47,15 +49,16 @@ static void read_stat(void)
         (void)fclose(f);
     text[n] = '\0';
     const char *p = strrchr(text, ')');
-    long long threads, virtual, pages;
-    if (p == NULL || sscanf(p + 1,
-                            " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d "
-                            "%lld %*d %*u %lld %lld",
-                            &threads, &virtual, &pages) != 3)
-        return;
-    metric_set(METRIC_PROCESS_THREADS, threads);
-    metric_set(METRIC_PROCESS_VIRTUAL, virtual);
-    metric_set(METRIC_PROCESS_RSS, pages * sysconf(_SC_PAGESIZE));
+    for (int field = 3; p != NULL && field <= PAGES; field++) {
+        p = strchr(p + 1, ' ');
+        long long v = p != NULL ? strtoll(p, NULL, 10) : 0;
+        if (p != NULL && field == THREADS)
+            metric_set(METRIC_PROCESS_THREADS, v);
+        else if (p != NULL && field == VIRTUAL)
+            metric_set(METRIC_PROCESS_VIRTUAL, v);
+        else if (p != NULL && field == PAGES)
+            metric_set(METRIC_PROCESS_RSS, v * sysconf(_SC_PAGESIZE));
+    }
 }
 
 static void process(void)

@@ -164,7 +164,8 @@ def test_submissions_by_outcome_and_api_requests_by_route(service, origin):
     assert grown("batchfetch_commit_seconds_count", sync="full") == commits
 
 
-def test_state_of_the_process(service):
+def test_state_of_the_process(service, origin):
+    service.run([origin.url("/bytes/1")])
     m = Metrics(service)
     assert m("batchfetch_api_connections") >= 1
     assert abs(m("process_resident_memory_bytes") / 1024 - service.status_kb("VmRSS")) < 65536
