@@ -243,7 +243,7 @@ def test_every_metric_is_explained_and_alerts_name_real_ones(service):
     text = (ROOT / "docs/operations.md").read_text()
     for name in names:
         if name.startswith("batchfetch_"):
-            assert f"`{name.removeprefix('batchfetch_')}" in text, f"{name} is not in the document"
+            assert f"`{name.removeprefix('batchfetch_')}" in text, f"{name}: docs/operations.md lacks it"
     rules = yaml.safe_load((ROOT / "docs/alerts.yaml").read_text())["groups"][0]["rules"]
     for rule in rules:
         used = re.findall(r"\b(?:batchfetch|process)_\w+", rule["expr"])
