@@ -23,6 +23,7 @@
 #include "api/inspect.h"
 #include "api/park.h"
 #include "api/routes.h"
+#include "server/health.h"
 #include "server/metrics.h"
 
 enum {
@@ -105,6 +106,15 @@ bool request_stopping(struct request *r)
     return yes;
 }
 
+/* What is known of the disk says more than `otherwise`. */
+static void disk_problem(struct request *r, enum problem_type type, const char *otherwise)
+{
+    char text[HEALTH_DETAIL_SIZE];
+
+    engine_disk_text(r->api->engine, text, sizeof(text));
+    problem_set(&r->problem, type, "%s", text[0] != '\0' ? text : otherwise);
+}
+
 void request_fail(struct request *r, int rc, const char *what)
 {
     switch (rc) {
@@ -116,15 +126,18 @@ void request_fail(struct request *r, int rc, const char *what)
         return;
     case E_STOPPING: problem_set(&r->problem, PROBLEM_BUSY, "the service is shutting down"); return;
     case E_FULL:
-        problem_set(&r->problem, PROBLEM_DISK_FULL, "no space is left for the service's data");
+        disk_problem(r, PROBLEM_DISK_FULL, "no space is left for the service's data");
+        break;
+    case E_READONLY:
+        disk_problem(r, PROBLEM_STORAGE, "the service's data directory cannot be written");
         break;
     case E_IO:
-    case E_CORRUPT:
-        problem_set(&r->problem, PROBLEM_STORAGE, "the service's storage failed");
-        break;
+    case E_CORRUPT: disk_problem(r, PROBLEM_STORAGE, "the service's storage failed"); break;
     case E_NOMEM: problem_set(&r->problem, PROBLEM_INTERNAL, "out of memory"); break;
     default: problem_set(&r->problem, PROBLEM_INTERNAL, "unexpected internal error"); break;
     }
+    if (r->problem.status != 500 && !health_ready())
+        return; /* it has been said what is wrong */
     log_event(LOG_ERROR, "request_failed", LOG_S("what", what),
               LOG_S("problem", problem_name(r->problem.type)), LOG_I("rc", rc),
               LOG_S("error", r->api->store ? store_error(r->api->store) : NULL));

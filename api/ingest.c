@@ -199,6 +199,10 @@ static void take_problem(struct ingest *in)
         problem_set(&in->r->problem, PROBLEM_INTERNAL, "unexpected internal error");
         return;
     }
+    if (p->type == PROBLEM_DISK_FULL) { /* more is known of it than the parser was told */
+        request_fail(in->r, E_FULL, "storing a submission");
+        return;
+    }
     problem_set(&in->r->problem, p->type, "%s", p->detail);
     for (uint32_t i = 0; i < p->n_errors; i++)
         problem_add(&in->r->problem, &p->errors[i]);

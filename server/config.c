@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "server/disk.h"
 #include "server/memory.h"
 
 const char batchfetch_version[] = "0.1.0";
@@ -63,6 +64,8 @@ static const struct option options[] = {
      "API connections at once"},
     {"memory-limit", K_SIZE, AT(memory_limit), MEMORY_LEAST, 1024 * 1024 * GIB, "auto", "SIZE|auto",
      "memory that the process may take; auto: half of what the\nmachine and its cgroup have"},
+    {"max-disk", K_SIZE, AT(max_disk), DISK_LEAST, 1024 * 1024 * GIB, "auto", "SIZE|auto|none",
+     "what the data directory may take; auto: all but 5 % of its\nfile system (at most 1g)"},
     {"max-submission-bytes", K_SIZE, AT(max_submission_bytes), 1, 1024 * GIB, "2g", "SIZE",
      "largest body of one submission"},
     {"max-urls", K_NUM64, AT(max_urls), 1, 1000000000, "10000000", "N", "URLs in one batch"},
@@ -481,6 +484,10 @@ static const char *set_value(struct config *c, const struct option *o, const cha
         /* "auto" is allowed where it is the default, and stands for 0. */
         if (o->value == NULL || strcmp(o->value, "auto") != 0 || strcmp(v, "auto") != 0)
             why = parse_number(v, o->kind == K_SIZE, o->min, o->max, &n);
+        if (o->offset == AT(max_disk) && strcmp(v, "none") == 0) {
+            why = NULL;
+            n = DISK_NONE;
+        }
         if (why != NULL)
             return why;
         if (o->kind == K_NUM32)
@@ -857,6 +864,8 @@ void config_print(const struct config *c)
             n = o->kind == K_NUM32 ? *(const uint32_t *)m : *(const uint64_t *)m;
             if (n == 0 && o->value != NULL && strcmp(o->value, "auto") == 0)
                 printf("%s = auto\n", o->name);
+            else if (o->kind == K_SIZE && n == DISK_NONE)
+                printf("%s = none\n", o->name);
             else
                 printf("%s = %" PRIu64 "\n", o->name, n);
             break;

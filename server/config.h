@@ -27,6 +27,7 @@ struct config {
     uint64_t max_submission_bytes; /* --max-submission-bytes; default 2 GiB */
     uint64_t max_urls;             /* --max-urls: per batch; default 10,000,000 */
     uint32_t max_connections;      /* --max-connections: API connections; default 1024 */
+    uint64_t max_disk;             /* --max-disk SIZE|auto|none: of the data directory; disk.h */
     uint64_t memory_limit;         /* --memory-limit SIZE|auto: resident memory; 0 = auto */
     uint64_t retain_s; /* --retain DURATION|never: of ended batches; 0 = never; default 7 days */
     uint64_t drain_timeout_s; /* --drain-timeout DURATION: after SIGTERM; default 30 s */

@@ -191,12 +191,16 @@ int engine_start(struct engine **out, const struct config *cfg, char *why, size_
     rc = fetch_trust(&e->trust, cfg, why, why_size);
     if (rc != 0)
         goto out;
+    e->disk = disk_new(cfg->data, cfg->max_disk);
     rc = store_open(&e->store, cfg->data, STORE_WRITE, why, why_size);
+    if (rc == E_FULL && disk_give_up_reserve(e->disk)) /* others have filled the disk meanwhile */
+        rc = store_open(&e->store, cfg->data, STORE_WRITE, why, why_size);
     if (rc != 0)
         goto out;
     rc = spill_open(&e->spill, cfg->data, why, why_size);
     if (rc != 0)
         goto out;
+    disk_watch(e->disk, e);
     snprintf(why, why_size, "starting a thread failed: %s", strerror(errno));
     rc = inbox_init(&e->inbox);
     if (rc != 0)
@@ -271,6 +275,7 @@ void engine_stop(struct engine *e)
         inbox_fini(&e->inbox);
     store_close(e->store);
     spill_close(e->spill);
+    disk_free(e->disk);
     tls_trust_unref(e->trust);
     guard_fini(&e->guard);
     while (e->blocks != NULL) {
@@ -383,4 +388,9 @@ void engine_pause(struct engine *e, const char *id, engine_done_fn *fn, void *ar
 void engine_resume(struct engine *e, const char *id, engine_done_fn *fn, void *arg)
 {
     steer(e, id, STEER_RESUME, fn, arg);
+}
+
+void engine_disk_text(struct engine *e, char *out, size_t size)
+{
+    disk_text(e->disk, out, size);
 }

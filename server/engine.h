@@ -55,7 +55,9 @@ void engine_on_end(struct engine *e, engine_end_fn *fn, void *arg);
  * commit at the end. Until then nobody sees it; if it is released before, nothing remains. */
 struct upload;
 
-/* E_BUSY: too many uploads at once; E_STOPPING. */
+/* E_BUSY: too many uploads at once; E_STOPPING; E_FULL, E_READONLY, E_IO: the disk takes nothing
+ * (engine_disk_text says more). */
+void engine_disk_text(struct engine *e, char *out, size_t size);
 int upload_new(struct engine *e, struct upload **out) MUSTCHECK;
 /* Adds one request; the item's index is assigned here (0, 1, 2 …). `host` is url.host of its
  * parsed URL, or NULL when it->invalid is set. Everything is copied. Returns 0, E_NOMEM, E_LIMIT

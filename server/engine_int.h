@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+#include "server/disk.h"
 #include "server/engine.h"
 #include "server/inbox.h"
 #include "server/memory.h"
@@ -64,7 +65,9 @@ struct live {
     struct flight *flights; /* pause.c: what was under way when it was paused, and still is */
     unsigned halting;       /* rounds to the fetchers that are not back */
     bool resuming, settled;
-    struct waiting *waiting;   /* waiting.c; NULL: none failed so far */
+    struct waiting *waiting; /* waiting.c; NULL: none failed so far */
+    int64_t feed_after_us;   /* monotonic: reading its pages failed, not again before */
+    unsigned feed_failures;
     uint64_t outstanding;      /* requests handed to fetchers, not done */
     struct msg *parked;        /* wants that wait until outstanding is lower */
     struct live *touched_next; /* the group being committed: */
@@ -257,6 +260,7 @@ struct engine {
     struct guard guard;            /* constant */
     struct tls_trust *trust;
     struct store *store; /* keeper */
+    struct disk *disk;   /* whether it takes what is written */
     struct spill *spill; /* large bodies until they are stored */
     struct inbox inbox;  /* of the keeper */
     struct quota global;

@@ -17,6 +17,7 @@
 #include "server/pulse.h"
 
 enum {
+    DISK_US = 50 * 1000, /* then look whether there is room on the disk */
     FULL_US = 10 * 1000, /* then look whether others have given descriptors back */
     SCRATCH_MAX = 64 * 1024 * 1024,
 };
@@ -409,12 +410,18 @@ static bool held(const struct fetcher *f, bool now, bool *before, enum metric_la
 /* Starts what may start; returns whether there may be more. */
 static bool start_some(struct fetcher *f)
 {
+    struct engine *e = f->e;
     sched_turn(&f->sched, f->now, atomic_exchange(&f->woken, false));
     take_forgotten(f);
+    if (f->in_pages > 0)
+        disk_look(e->disk);
     for (unsigned n = 0; n < STARTS_PER_TURN; n++) {
         if (held(f, atomic_load(&f->e->unwritten) > (int64_t)f->e->memory.unwritten, &f->unwritten,
                  METRIC_PRESSURE_UNWRITTEN))
             return false; /* the keeper wakes us */
+        uint32_t running = e->global.limit - (uint32_t)atomic_load(&e->global.free);
+        if (held(f, !disk_may_start(e->disk, running), &f->no_disk, METRIC_PRESSURE_DISK))
+            return false;
         if (held(f, multi_full(f), &f->full,
                  budget_transfers_full(f->e) ? METRIC_PRESSURE_MEMORY
                                              : METRIC_PRESSURE_DESCRIPTORS))
@@ -467,6 +474,13 @@ static int64_t spare_descriptors(struct fetcher *f, int64_t until)
     return back < until ? back : until;
 }
 
+/* Nobody tells when there is room on the disk again. */
+static int64_t wait_for_disk(const struct fetcher *f, int64_t until)
+{
+    int64_t back = f->now + DISK_US;
+    return f->no_disk && back < until ? back : until;
+}
+
 static void *fetcher_main(void *arg)
 {
     struct fetcher *f = arg;
@@ -488,7 +502,7 @@ static void *fetcher_main(void *arg)
         if (may_start && !more)
             more = start_some(f); /* what ended with the answers made room */
         more = more || f->asked;
-        until = spare_descriptors(f, until);
+        until = wait_for_disk(f, spare_descriptors(f, until));
         if (may_start && sched_due(&f->sched) < until)
             until = sched_due(&f->sched);
         int64_t flush = out_turn(f);

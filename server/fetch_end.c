@@ -82,7 +82,7 @@ static bool own_verdict(struct transfer *t, CURLcode code, struct verdict *v)
         *v = fail(OUTCOME_PROTOCOL, t->broken);
     else if (code == CURLE_OUT_OF_MEMORY && t->remote_ip[0] != '\0' && !t->head_ended)
         *v = fail(OUTCOME_TOO_LARGE, "a line of the response header is too long"); /* libcurl's */
-    else if (t->no_space)
+    else if (t->no_space != 0) /* and the request must not be sent twice: no_room */
         *v = fail(OUTCOME_INTERNAL, "the body could not be written to the data directory");
     else
         return false;
@@ -346,6 +346,18 @@ static bool own_limit(struct transfer *t, CURLcode code)
     return true;
 }
 
+/* Its body could not be written: it is fetched again when there is room. */
+static bool no_room(struct transfer *t)
+{
+    if (t->no_space == 0)
+        return false;
+    uint64_t bytes = t->has_length && t->length > t->body_len ? t->length : t->body_len * 2;
+    uint64_t max = body_max(t);
+    body_drop(t); /* first, so that what it took counts as left */
+    disk_spill_failed(t->f->e->disk, t->no_space, bytes < max ? bytes : max, !t->space_refused);
+    return may_repeat(t);
+}
+
 void end_transfer(struct transfer *t, CURLcode code)
 {
     struct fetcher *f = t->f;
@@ -359,7 +371,7 @@ void end_transfer(struct transfer *t, CURLcode code)
         t->status = 0;
     }
 
-    if (own_limit(t, code)) { /* nothing is charged to the request */
+    if (no_room(t) || own_limit(t, code)) { /* nothing is charged to the request */
         t->active_us = charged;
         start_undo(t);
         sched_release(&f->sched, &t->lane->s);

@@ -210,7 +210,10 @@ struct transfer {
 
     bool hop_cut; /* … whose body was too long to read */
     bool too_large, too_many_fields;
-    bool truncated, no_space;
+    bool truncated;
+    int no_space;       /* the body could not be written: enum err; 0: it could */
+    bool space_refused; /* … for want of space that is set aside (disk.h) */
+    uint64_t announced; /* of the body, reckoned with and not come yet */
     bool no_descriptor; /* our own limit, not the origin's fault */
     const char *blocked_by;
     char remote_ip[INET6_ADDRSTRLEN];
@@ -284,6 +287,7 @@ struct fetcher {
     bool short_of_sockets;
     int64_t no_starts_before; /* out of descriptors: pause */
     _Atomic bool woken;       /* another fetcher gave slots back that we wait for */
+    bool no_disk;             /* disk.h holds starts back */
     bool full;                /* no descriptor for another transfer */
     bool unwritten;           /* too many results are on their way to the disk */
     int64_t turn_us;          /* when this turn began */
@@ -400,6 +404,7 @@ int64_t out_turn(struct fetcher *f);
 uint64_t body_max(const struct transfer *t);
 size_t body_write(struct transfer *t, const char *p, size_t n);
 void body_drop(struct transfer *t);
+void body_settle(struct transfer *t); /* nothing more of it comes */
 /* After one of its buffers has grown: counts it. Whether memory for bodies and headers is left. */
 bool body_charge(struct transfer *t);
 

@@ -47,6 +47,26 @@ static size_t held_most(const struct transfer *t)
     return some ? HELD_SOME : HELD_MOST;
 }
 
+uint64_t body_max(const struct transfer *t)
+{
+    uint64_t max = t->item.has_max_body_bytes ? t->item.max_body_bytes
+                                              : t->f->e->cfg->max_body_bytes;
+    return max < STORABLE ? max : STORABLE;
+}
+
+/* What is announced and has not come, so that it is reckoned with (disk.h). */
+static void announce(struct transfer *t)
+{
+    uint64_t max = body_max(t), length = t->length < max ? t->length : max;
+    uint64_t comes = t->has_length && length > t->body_len ? length - t->body_len : 0;
+    if (comes <= HELD_MOST)
+        comes = 0;
+    if (comes != t->announced) {
+        disk_announce(t->f->e->disk, (int64_t)(comes - t->announced));
+        t->announced = comes;
+    }
+}
+
 static int keep(struct transfer *t, const char *p, size_t n)
 {
     size_t most = held_most(t);
@@ -56,6 +76,10 @@ static int keep(struct transfer *t, const char *p, size_t n)
     } else {
         if (most == BODY_SMALL)
             metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
+        if (!disk_may_spill(t->f->e->disk, t->body.len + n)) {
+            t->space_refused = true;
+            return E_FULL;
+        }
         if (t->body.len > 0)
             rc = spill_add(&t->spill, t->body.data, t->body.len);
         if (rc == 0)
@@ -68,13 +92,6 @@ static int keep(struct transfer *t, const char *p, size_t n)
     return rc;
 }
 
-uint64_t body_max(const struct transfer *t)
-{
-    uint64_t max = t->item.has_max_body_bytes ? t->item.max_body_bytes
-                                              : t->f->e->cfg->max_body_bytes;
-    return max < STORABLE ? max : STORABLE;
-}
-
 size_t body_write(struct transfer *t, const char *p, size_t n)
 {
     uint64_t max = body_max(t);
@@ -83,16 +100,27 @@ size_t body_write(struct transfer *t, const char *p, size_t n)
         take = (size_t)(max - t->body_len);
         t->too_large = true;
     }
-    if (take > 0 && keep(t, p, take) != 0) {
-        t->no_space = true;
+    if (t->body_len == 0 || t->announced > 0)
+        announce(t);
+    int rc = take > 0 ? keep(t, p, take) : 0;
+    if (rc != 0) {
+        t->no_space = rc;
         return 0;
     }
     t->body_len += take;
     return t->too_large ? 0 : n;
 }
 
+void body_settle(struct transfer *t)
+{
+    if (t->announced > 0)
+        disk_announce(t->f->e->disk, -(int64_t)t->announced);
+    t->announced = 0;
+}
+
 void body_drop(struct transfer *t)
 {
+    body_settle(t);
     t->body_len = 0;
     buf_reset(&t->body);
     spill_free(&t->spill);
@@ -241,6 +269,7 @@ static void give_body(struct transfer *t, struct done *d)
 static void put_body(struct transfer *t, struct done *d)
 {
     struct result *r = &d->r;
+    body_settle(t);
     r->body_len = t->body_len;
     if (t->spill.len > 0) {
         if (t->body.len > 0)

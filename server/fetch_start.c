@@ -388,7 +388,8 @@ static void reset_response(struct transfer *t)
     t->coded_len = 0;
     t->decoded = t->pending_lost = false;
     t->head_ended = t->follow = t->hop_cut = t->too_large = t->too_many_fields = false;
-    t->no_descriptor = t->no_space = t->truncated = false;
+    t->no_descriptor = t->space_refused = t->truncated = false;
+    t->no_space = 0;
     t->blocked_by = NULL;
     t->remote_ip[0] = '\0';
     t->error[0] = '\0';

@@ -17,7 +17,6 @@ enum {
     GATHER_EACH_US = 2 * 1000,      /* … more for each batch that has some */
     GATHER_MAX_US = 200 * 1000,
     GATHER_BYTES = 8 * 1024 * 1024, /* of results that wait for others */
-    RETRY_STORE_MS = 500,           /* after a failed commit */
     GATHER_US = 10 * 1000,          /* between commits of results alone: each rewrites the last
                                        page of every table, so many small ones cost more */
 };
@@ -45,10 +44,10 @@ static bool needs_transaction(const struct msg *list)
 }
 
 /* Applies the list, and some background work, in one transaction. */
-static int commit_group(struct keeper *k, struct msg *list)
+static int commit_group(struct keeper *k, struct msg *list, bool background)
 {
     struct engine *e = k->e;
-    bool background = !k->store_failed && k->cancelling != NULL;
+    background = background && keeper_has_background(k);
     if (!background && !needs_transaction(list))
         return 0;
     bool durable = needs_sync(k, list);
@@ -61,17 +60,12 @@ static int commit_group(struct keeper *k, struct msg *list)
         rc = keeper_background(k, CANCEL_PAGES);
     if (rc == 0)
         rc = keeper_settle(k);
-    if (rc != 0) {
-        log_event(LOG_ERROR, "write_failed", LOG_I("code", rc),
-                  LOG_S("error", store_error(e->store)));
+    if (rc == 0)
+        rc = keeper_commit(k, durable);
+    else
         store_rollback(e->store);
-        if (rc == E_NOTFOUND || rc == E_EXISTS || rc == E_CONFLICT)
-            rc = E_IO; /* what went wrong for one message says nothing to those of the others */
-        goto out;
-    }
-    rc = keeper_commit(k, durable);
-    if (rc != 0)
-        log_event(LOG_ERROR, "commit_failed", LOG_S("error", store_error(e->store)));
+    if (rc == E_NOTFOUND || rc == E_EXISTS || rc == E_CONFLICT)
+        rc = E_IO; /* what went wrong for one message says nothing to those of the others */
 out:
     if (rc != 0) {
         if (store_lost(e->store))
@@ -86,14 +80,26 @@ out:
     return rc;
 }
 
-static void turn(struct keeper *k, struct msg *list)
+int keeper_attempt(struct keeper *k, struct msg *list, bool background)
 {
-    keeper_tell_time(k);
-    int rc = commit_group(k, list);
-    k->store_failed = rc != 0;
+    int rc = commit_group(k, list, background);
     if (rc == 0) {
         keeper_background_done(k);
         keeper_publish(k);
+    } else {
+        disk_failed(k->e->disk, rc, store_error(k->e->store));
+    }
+    return rc;
+}
+
+static void turn(struct keeper *k, struct msg *list)
+{
+    keeper_tell_time(k);
+    bool broken = disk_broken(k->e->disk);
+    int rc = keeper_attempt(k, list, !broken);
+    if (rc == E_FULL) {
+        keeper_turn_full(k, list);
+        list = NULL;
     }
     bool reading = store_read_begin(k->e->store) == 0; /* if not: one by one */
     for (struct msg *m = list, *next; m != NULL; m = next) {
@@ -106,6 +112,8 @@ static void turn(struct keeper *k, struct msg *list)
         store_read_end(k->e->store);
     keeper_upkeep(k);
     keeper_checkpoint(k);
+    if (broken && rc == 0 && disk_try(k->e->disk))
+        keeper_probe(k);
 }
 
 static struct msg *join(struct msg *a, struct msg *b)
@@ -153,14 +161,15 @@ static struct msg *bound_group(struct keeper *k, struct msg *list)
 
 static int wait_ms(const struct keeper *k)
 {
-    if (k->store_failed)
-        return RETRY_STORE_MS;
-    if (k->cancelling != NULL)
+    bool broken = disk_broken(k->e->disk);
+    if (!broken && keeper_has_background(k))
         return 0;
-    int64_t due = k->kept != NULL && k->results_due < k->wake_us ? k->results_due : k->wake_us;
+    int64_t due = k->kept != NULL && k->results_due < k->wake_us && !broken ? k->results_due
+                                                                            : k->wake_us;
     if (k->upkeep.due_us < due)
         due = k->upkeep.due_us;
-    int64_t left = due - now_us();
+    int64_t left = due - now_us(), pace = disk_pace_us(k->e->disk);
+    left = left < pace ? left : pace;
     if (left > INT_MAX)
         left = INT_MAX;
     return left <= 0 ? 0 : (int)(left / 1000) + 1;
@@ -177,7 +186,7 @@ static int64_t gather_us(const struct keeper *k)
  * if some were written a moment ago. The pages asked for never wait. */
 static bool may_gather(const struct keeper *k, const struct msg *list)
 {
-    if (now_us() >= k->results_due || k->cancelling != NULL ||
+    if (now_us() >= k->results_due || keeper_has_background(k) ||
         atomic_load(&k->e->unwritten) > GATHER_BYTES)
         return false;
     for (; list != NULL; list = list->next) {
@@ -228,19 +237,19 @@ void *keeper_main(void *arg)
     pulse_register("keeper");
     while (!k->stop) {
         struct pollfd p = {.fd = k->e->inbox.fd, .events = POLLIN};
-        if (k->store_failed) /* not at once again, however many messages come */
-            (void)poll(NULL, 0, RETRY_STORE_MS);
-        else if (poll(&p, 1, wait_ms(k)) < 0)
+        if (poll(&p, 1, wait_ms(k)) < 0)
             ASSERT(errno == EINTR);
         int64_t begin = now_us();
         pulse_begin(begin);
-        struct msg *kept = k->kept;
-        k->kept = NULL;
-        k->kept_tail = &k->kept;
-        struct msg *wants = k->wants_again;
-        k->wants_again = NULL;
-        struct msg *list = join(join(kept, wants), inbox_take(&k->e->inbox));
-        if (may_gather(k, list)) {
+        keeper_watch(k);
+        bool hold = disk_broken(k->e->disk) && !disk_try(k->e->disk);
+        struct msg *list = inbox_take(&k->e->inbox);
+        if (!hold) {
+            list = join(k->kept, list);
+            k->kept = NULL;
+            k->kept_tail = &k->kept;
+        }
+        if (hold || may_gather(k, list)) {
             turn(k, hold_results(k, list));
         } else {
             turn(k, bound_group(k, list));

@@ -125,6 +125,11 @@ static int apply_pages(struct keeper *k, struct msg_pages *m)
     struct upload *u = m->upload;
     if (atomic_load(&u->rc) != 0)
         return 0; /* an earlier piece failed: the upload is lost already */
+    int none = 0, no_room = disk_refuses(k->e->disk);
+    if (no_room != 0) {
+        atomic_compare_exchange_strong(&u->rc, &none, no_room);
+        return 0;
+    }
     int rc = atomic_load(&u->no) != 0 ? 0 : stage(k, u);
     for (size_t i = 0; rc == 0 && i < m->n; i++)
         rc = store_add_page(k->e->store, atomic_load(&u->no), &m->pages[i]);

@@ -238,10 +238,24 @@ void keeper_steered(struct keeper *k, struct msg_steer *m)
     free(m);
 }
 
+/* Nobody else waits for a batch whose pages cannot be read. */
+static void feed_failed(struct keeper *k, struct live *l)
+{
+    if (l->feed_failures++ == 0)
+        log_event(LOG_ERROR, "read_failed", LOG_S("batch", l->b.id),
+                  LOG_S("error", store_error(k->e->store)));
+    l->feed_after_us = now_us() + disk_backoff_us(l->feed_failures);
+}
+
 static void serve_want(struct keeper *k, struct msg_want *m)
 {
     struct live *l = m->live;
     if (!atomic_load(&l->stopped) && l->feed != NULL && !atomic_load(&k->e->draining)) {
+        if (l->feed_after_us != 0) {
+            m->m.next = l->parked;
+            l->parked = &m->m;
+            return;
+        }
         /* hops fill the memory too */
         if (l->outstanding > 2 * budget_window(k->e, k->n_live) || budget_full(k->e)) {
             m->m.next = l->parked;
@@ -250,11 +264,9 @@ static void serve_want(struct keeper *k, struct msg_want *m)
         }
         int rc = feeder_want(k->e, l, m->lane, m->n);
         if (rc != 0) {
-            log_event(LOG_ERROR, "read_failed", LOG_S("batch", l->b.id),
-                      LOG_S("error", store_error(k->e->store)));
-            m->m.next = k->wants_again;
-            k->wants_again = &m->m;
-            k->store_failed = true;
+            feed_failed(k, l);
+            m->m.next = l->parked;
+            l->parked = &m->m;
             return;
         }
     }
@@ -307,6 +319,20 @@ static void serve_parked(struct keeper *k, struct live *l)
     }
 }
 
+/* Whether the time to read its pages has come, after a failure. */
+static bool may_feed(struct keeper *k, struct live *l)
+{
+    if (l->feed_after_us == 0)
+        return true;
+    if (now_us() >= l->feed_after_us) {
+        l->feed_after_us = 0;
+        return true;
+    }
+    if (l->feed_after_us < k->wake_us)
+        k->wake_us = l->feed_after_us;
+    return false;
+}
+
 void keeper_feed(struct keeper *k)
 {
     k->wake_us = INT64_MAX;
@@ -314,6 +340,8 @@ void keeper_feed(struct keeper *k)
         return;
     for (struct live *l = k->all.all_next; l != &k->all; l = l->all_next) {
         uint64_t most = budget_window(k->e, k->n_live);
+        if (!may_feed(k, l))
+            continue;
         if (l->parked != NULL && l->outstanding <= most && !budget_full(k->e))
             serve_parked(k, l);
         if (atomic_load(&l->paused))
@@ -326,10 +354,9 @@ void keeper_feed(struct keeper *k)
         int64_t wake = waiting_wake(k, l, most);
         if (wake < k->wake_us)
             k->wake_us = wake;
-        if (rc != 0) {
-            log_event(LOG_ERROR, "read_failed", LOG_S("batch", l->b.id),
-                      LOG_S("error", store_error(k->e->store)));
-            k->store_failed = true;
-        }
+        if (rc != 0)
+            feed_failed(k, l);
+        else if (l->feed_after_us == 0)
+            l->feed_failures = 0;
     }
 }

@@ -24,16 +24,15 @@ struct keeper {
     int64_t wake_us;               /* monotonic: something is due again; INT64_MAX: nothing */
     int64_t clock_us;              /* what to add to monotonic time for Unix time: one that never
                                         jumps, for what is due after a restart too */
-    struct msg *wants_again;
-    bool store_failed;
     bool stop;
+    int64_t noted_us; /* keeper_disk.c: sizes were noted */
 
     struct live *cancelling; /* batches whose pending requests get their results */
     struct buf scratch;      /* a page, or records of waiting.c's */
     uint64_t *cancelled;     /* indexes that the group gives a result */
     size_t n_cancelled, cap_cancelled;
-    int64_t cancel_page; /* how far the group goes */
-    bool cancel_over;
+    int64_t cancel_page;       /* how far the group goes */
+    bool cancel_over, cancels; /* the group does some */
 
     bool worked; /* background work is in the transaction */
     uint64_t group_results[METRIC_SET_RESULT_SIZE], group_bytes; /* that the group stores */
@@ -52,6 +51,17 @@ struct keeper {
         bool failed; /* the last slice */
     } upkeep;
 };
+
+/* keeper.c */
+/* Applies and commits a group, and lets its effects out but for those of its messages. Its failure is
+ * the disk's (disk_failed). */
+int keeper_attempt(struct keeper *k, struct msg *list, bool background) MUSTCHECK;
+
+/* keeper_disk.c */
+void keeper_turn_full(struct keeper *k, struct msg *list);
+void keeper_probe(struct keeper *k);
+/* Once a turn. */
+void keeper_watch(struct keeper *k);
 
 void *keeper_main(void *arg); /* struct keeper */
 
@@ -90,6 +100,7 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
 /* Out of the keeper's own lists: it has ended or was deleted. */
 void keeper_forget(struct keeper *k, struct live *l);
 int keeper_recover(struct keeper *k) MUSTCHECK;
+bool keeper_has_background(const struct keeper *k);
 /* In a transaction: a slice of cancelling; then exactly one of _done and _undo. */
 int keeper_background(struct keeper *k, unsigned pages) MUSTCHECK;
 void keeper_background_done(struct keeper *k);

@@ -268,12 +268,19 @@ static int cancel_slice(struct keeper *k, unsigned pages)
     return 0;
 }
 
+/* Results of cancelled requests take space, so they wait for it. */
+bool keeper_has_background(const struct keeper *k)
+{
+    return k->cancelling != NULL && disk_state(k->e->disk) == DISK_WELL;
+}
+
 int keeper_background(struct keeper *k, unsigned pages)
 {
     k->n_cancelled = 0;
     k->cancel_over = false;
     int rc = 0;
-    if (k->cancelling != NULL) {
+    k->cancels = keeper_has_background(k);
+    if (k->cancels) {
         k->cancel_page = k->cancelling->cancel_page;
         if (k->cancelling->group_state != BATCH_DELETED)
             rc = cancel_slice(k, pages);
@@ -288,7 +295,7 @@ void keeper_background_done(struct keeper *k)
         return;
     k->worked = false;
     struct live *l = k->cancelling;
-    if (l != NULL) {
+    if (l != NULL && k->cancels) {
         for (size_t i = 0; i < k->n_cancelled; i++)
             l->done_bits[k->cancelled[i] / 8] |= (uint8_t)(1U << (k->cancelled[i] % 8));
         l->cancel_page = k->cancel_page;
@@ -359,7 +366,7 @@ static void drop_message(struct keeper *k, struct msg *m)
 
 void keeper_drain(struct keeper *k)
 {
-    struct msg *lists[] = {k->kept, k->wants_again, inbox_take(&k->e->inbox)};
+    struct msg *lists[] = {k->kept, inbox_take(&k->e->inbox)};
     for (size_t i = 0; i < ARRAY_LEN(lists); i++) {
         for (struct msg *m = lists[i], *next; m != NULL; m = next) {
             next = m->next;

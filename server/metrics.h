@@ -234,6 +234,12 @@ enum {
       "Of it, pages that are free to be used again.")                                            \
     X(METRIC_DISK_FREE, GAUGE, NONE, NONE, "batchfetch_disk_free_bytes",                         \
       "Space left in the file system of the data directory.")                                    \
+    X(METRIC_DISK_USED, GAUGE, NONE, NONE, "batchfetch_disk_used_bytes",                         \
+      "What the data directory takes: database, log, bodies on their way, reserve.")             \
+    X(METRIC_DISK_LEFT, GAUGE, NONE, NONE, "batchfetch_disk_left_bytes",                         \
+      "What the service may still take of the disk, by free space and --max-disk.")              \
+    X(METRIC_DISK_REFETCHED, COUNTER, NONE, NONE, "batchfetch_disk_refetched",                   \
+      "Transfers given up because their body found no space; fetched again later.")              \
     X(METRIC_UNWRITTEN, GAUGE, NONE, NONE, "batchfetch_unwritten_bytes",                         \
       "Memory of results on their way to the disk.")                                             \
     /* pressure */                                                                               \

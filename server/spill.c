@@ -35,7 +35,7 @@ int spill_open(struct spill **out, const char *dir, char *why, size_t why_size)
     }
     if (fd < 0) {
         snprintf(why, why_size, "a file in %s: %s", dir, strerror(errno));
-        return errno == ENOSPC || errno == EDQUOT ? E_FULL : E_IO;
+        return err_of_errno(errno);
     }
     struct spill *s = xcalloc(1, sizeof(*s));
     s->fd = fd;
@@ -59,6 +59,14 @@ uint64_t spill_bytes(struct spill *s)
 {
     pthread_mutex_lock(&s->mutex);
     uint64_t n = (uint64_t)(s->n - s->n_empty) * SPILL_PIECE;
+    pthread_mutex_unlock(&s->mutex);
+    return n;
+}
+
+uint64_t spill_used(struct spill *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    uint64_t n = (uint64_t)(s->n - s->n_free) * SPILL_PIECE;
     pthread_mutex_unlock(&s->mutex);
     return n;
 }
@@ -87,18 +95,25 @@ static uint32_t take(struct spill *s)
 
 /* Space of the free pieces used longest ago goes back; of all, when nothing else is in the file.
  * A failure costs space, no more. */
-static void give_space_back(struct spill *s)
+static void give_space_back(struct spill *s, uint32_t kept)
 {
     if (s->n_free == s->n) {
-        if (s->n - s->n_empty > FREE_KEPT && ftruncate(s->fd, 0) == 0)
+        if (s->n - s->n_empty > kept && ftruncate(s->fd, 0) == 0)
             s->n = s->n_free = s->n_empty = 0;
         return;
     }
-    while (s->n_free - s->n_empty > FREE_KEPT) {
+    while (s->n_free - s->n_empty > kept) {
         (void)fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
                         (off_t)s->free[s->n_empty] * SPILL_PIECE, SPILL_PIECE);
         s->n_empty++;
     }
+}
+
+void spill_trim(struct spill *s)
+{
+    pthread_mutex_lock(&s->mutex);
+    give_space_back(s, 0);
+    pthread_mutex_unlock(&s->mutex);
 }
 
 void spill_free(struct spilled *b)
@@ -112,7 +127,7 @@ void spill_free(struct spilled *b)
         }
         memcpy(s->free + s->n_free, b->pieces, b->n * sizeof(*b->pieces));
         s->n_free += b->n;
-        give_space_back(s);
+        give_space_back(s, FREE_KEPT);
         pthread_mutex_unlock(&s->mutex);
     }
     free(b->pieces);
@@ -120,11 +135,6 @@ void spill_free(struct spilled *b)
 }
 
 /* ---- bytes ---- */
-
-static int fail(void)
-{
-    return errno == ENOSPC || errno == EDQUOT ? E_FULL : E_IO;
-}
 
 int spill_add(struct spilled *b, const void *p, size_t n)
 {
@@ -145,7 +155,7 @@ int spill_add(struct spilled *b, const void *p, size_t n)
             continue;
         if (w <= 0) {
             errno = w == 0 ? ENOSPC : errno;
-            return fail();
+            return err_of_errno(errno);
         }
         from += w;
         n -= (size_t)w;
@@ -173,4 +183,19 @@ int spill_read(const struct spilled *b, uint64_t at, void *p, size_t len)
         at += (uint64_t)r;
     }
     return 0;
+}
+
+int spill_probe(struct spill *s)
+{
+    char out[4096], in[sizeof(out)];
+    struct spilled b;
+    memset(out, 'x', sizeof(out));
+    spill_init(&b, s);
+    int rc = spill_add(&b, out, sizeof(out));
+    if (rc == 0)
+        rc = spill_read(&b, 0, in, sizeof(in));
+    if (rc == 0 && memcmp(in, out, sizeof(in)) != 0)
+        rc = E_IO;
+    spill_free(&b);
+    return rc;
 }

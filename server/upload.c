@@ -31,6 +31,10 @@ int upload_new(struct engine *e, struct upload **out)
     *out = NULL;
     if (atomic_load(&e->draining) || atomic_load(&e->stopping))
         return E_STOPPING;
+    disk_look(e->disk);
+    int rc = disk_refuses(e->disk);
+    if (rc != 0)
+        return rc;
     if (atomic_fetch_add(&e->uploads, 1) >= e->memory.max_uploads ||
         atomic_load(&e->live_bytes) + budget_batch_cost(0) > (int64_t)e->memory.batches) {
         atomic_fetch_sub(&e->uploads, 1);

@@ -17,7 +17,11 @@ enum err {
     E_LIMIT = -10,    /* larger than a bound that the caller or the configuration set */
     E_CONFLICT = -11, /* the state of the thing does not allow it */
     E_STOPPING = -12, /* the service is shutting down */
+    E_READONLY = -13, /* the file system, or the directory, cannot be written */
 };
+
+/* What a failed system call on our files comes to: E_FULL, E_READONLY, E_NOMEM or E_IO. */
+int err_of_errno(int err);
 
 /* A result that must be looked at. */
 #define MUSTCHECK __attribute__((warn_unused_result))

@@ -94,7 +94,8 @@ static int map_error(sqlite3 *db, int code)
     case SQLITE_NOTADB: return E_CORRUPT;
     case SQLITE_CONSTRAINT: return E_EXISTS;
     case SQLITE_TOOBIG: return E_LIMIT;
-    default: return db != NULL && sqlite3_system_errno(db) == ENOSPC ? E_FULL : E_IO;
+    case SQLITE_READONLY: return E_READONLY;
+    default: return db != NULL ? err_of_errno(sqlite3_system_errno(db)) : E_IO;
     }
 }
 
@@ -450,6 +451,20 @@ int store_commit(struct store *s)
     memcpy(error, s->error, sizeof(error));
     if (sq_mend(s) == 0) /* before anybody is told of the failure */
         memcpy(s->error, error, sizeof(error));
+    return rc;
+}
+
+int store_probe(struct store *s)
+{
+    char sql[48];
+    snprintf(sql, sizeof(sql), "PRAGMA user_version=%d", SCHEMA_VERSION);
+    (void)sqlite3_db_release_memory(s->db); /* so that it is read from the disk too */
+    int rc = store_begin(s, true);
+    if (rc == 0)
+        rc = exec(s, sql); /* writes the first page, whatever stood there */
+    if (rc == 0)
+        return store_commit(s);
+    store_rollback(s);
     return rc;
 }
 

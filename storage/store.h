@@ -206,6 +206,8 @@ void store_rollback(struct store *s);
  * call (each is some system calls). Nothing may be written, no transaction begun. */
 int store_read_begin(struct store *s) MUSTCHECK;
 void store_read_end(struct store *s);
+/* Whether a transaction can be written and synced: writes what is there again. */
+int store_probe(struct store *s) MUSTCHECK;
 /* Outside a transaction: folds the write-ahead log back when it has grown; `force`: whatever its
  * size, and cuts it to nothing. Never fails loudly: what it could not do now it does later. */
 void store_checkpoint(struct store *s, bool force);
