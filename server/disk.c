@@ -62,9 +62,9 @@ uint64_t disk_left(const struct disk_space *s)
 
 uint64_t disk_need(const struct disk_space *s)
 {
-    uint64_t stored = s->pending + s->log;
-    uint64_t grows = stored > s->unused ? stored - s->unused : 0;
-    return disk_reserve_size(s) + least(s->pending, GROUP_MOST) + grows;
+    uint64_t written = least(s->pending, GROUP_MOST), again = s->unfolded == 0 ? s->log : 0;
+    return disk_reserve_size(s) + (written > again ? written - again : 0) + s->grows +
+           (s->pending > s->unused ? s->pending - s->unused : 0);
 }
 
 enum disk_state disk_judge(enum disk_state now, int error, const struct disk_space *s)
@@ -109,13 +109,15 @@ struct disk {
     _Atomic int64_t spillable; /* … the same, for what goes to the spill file now */
     _Atomic int64_t each;      /* bytes that a result takes, about */
     _Atomic int64_t announced;
-    _Atomic int64_t short_until; /* monotonic: starts pause; 0: they do not */
-    _Atomic uint64_t unused;
-    _Atomic bool tight, fold;
+    _Atomic int64_t short_until;             /* monotonic: starts pause; 0: they do not */
+    _Atomic uint64_t unused, unfolded, size; /* of the database */
+    _Atomic bool tight, fold, may_fold;
 
     pthread_mutex_t mutex; /* what follows */
     struct disk_space space;
-    int error; /* 0: none */
+    int error;            /* 0: none */
+    uint64_t failed_left; /* when it came */
+    uint64_t most_left;   /* since the one before */
     bool spill_failed;
     unsigned failures;
     char text[128]; /* of the error */
@@ -171,13 +173,16 @@ static void measure(struct disk *d)
         s->free = (uint64_t)fs.f_bavail * fs.f_frsize;
     }
     uint64_t spilled = spill_bytes(d->e->spill);
-    int64_t unwritten = atomic_load(&d->e->unwritten);
+    int64_t unwritten = atomic_load(&d->e->unwritten), bodies = atomic_load(&d->e->bodies);
+    unwritten = unwritten > bodies ? unwritten : bodies; /* those that still come in, too */
     s->max = d->max;
     s->log = taken(d->dir, "batchfetch.db-wal");
     s->reserve = taken(d->dir, "reserve");
-    s->used = taken(d->dir, "batchfetch.db") + taken(d->dir, "batchfetch.db-shm") + s->log +
-              s->reserve + spilled;
+    uint64_t db = taken(d->dir, "batchfetch.db"), size = atomic_load(&d->size);
+    s->grows = size > db ? size - db : 0;
+    s->used = db + taken(d->dir, "batchfetch.db-shm") + s->log + s->reserve + spilled;
     s->unused = atomic_load(&d->unused);
+    s->unfolded = least(atomic_load(&d->unfolded), s->log);
     s->pending = spill_used(d->e->spill) + (uint64_t)(unwritten > 0 ? unwritten : 0);
 }
 
@@ -244,11 +249,18 @@ static void judge(struct disk *d)
         make_reserve(d, size);
         left = left > size ? left - size : 0;
     }
+    d->most_left = d->most_left > left ? d->most_left : left;
+    if (d->error == E_FULL && left > d->failed_left + MIB) { /* it may work now */
+        atomic_store(&d->retry_us, now_us());
+    }
     int64_t over = left > need ? (int64_t)least(left - need, INT64_MAX) : 0;
     atomic_store(&d->allowance, over);
     atomic_store(&d->spillable, over + (int64_t)size / 2);
     bool tight = state != DISK_WELL || left < need + 2 * s->log;
-    atomic_store(&d->fold, tight && s->log > (state == DISK_WELL ? MIB : 0));
+    /* On a small disk the log stays below the reserve, so that there is always room to fold it. */
+    uint64_t fold = state != DISK_WELL ? 0 : tight || size == RESERVE_MOST ? MIB : size / 2;
+    atomic_store(&d->fold, (tight || size < RESERVE_MOST) && s->log > fold);
+    atomic_store(&d->may_fold, state == DISK_WELL || s->free >= s->grows);
     atomic_store(&d->tight, tight);
     int64_t until = atomic_load(&d->short_until);
     if (until != 0 && (left >= d->short_left || now_us() >= until))
@@ -352,6 +364,11 @@ bool disk_fold(struct disk *d)
     return atomic_exchange(&d->fold, false);
 }
 
+bool disk_may_fold(const struct disk *d)
+{
+    return atomic_load_explicit(&d->may_fold, memory_order_relaxed);
+}
+
 /* ---- the keeper ---- */
 
 void disk_failed(struct disk *d, int rc, const char *text)
@@ -363,7 +380,10 @@ void disk_failed(struct disk *d, int rc, const char *text)
     atomic_store(&d->retry_us, now_us() + disk_backoff_us(d->failures));
     if (rc == E_FULL)
         (void)disk_give_up_reserve(d);
+    d->failed_left = UINT64_MAX - MIB;
     look_now(d);
+    d->failed_left = d->most_left; /* not what the failure itself took, and gave back */
+    d->most_left = 0;
     pthread_mutex_unlock(&d->mutex);
 }
 
@@ -396,17 +416,18 @@ void disk_worked(struct disk *d)
     pthread_mutex_unlock(&d->mutex);
 }
 
-void disk_note_unused(struct disk *d, uint64_t bytes)
+void disk_note(struct disk *d, uint64_t unused, uint64_t unfolded, uint64_t size)
 {
-    atomic_store(&d->unused, bytes);
+    atomic_store(&d->unused, unused);
+    atomic_store(&d->unfolded, unfolded);
+    atomic_store(&d->size, size);
 }
 
 int64_t disk_pace_us(const struct disk *d)
 {
-    if (disk_broken(d)) {
-        int64_t left = atomic_load(&d->retry_us) - now_us();
+    int64_t left = disk_broken(d) ? atomic_load(&d->retry_us) - now_us() : INT64_MAX;
+    if (left < PACE_SHORT_US)
         return left < 0 ? 0 : left;
-    }
     return disk_state(d) == DISK_WELL ? PACE_IDLE_US : PACE_SHORT_US;
 }
 

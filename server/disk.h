@@ -21,7 +21,9 @@ struct disk_space {
     uint64_t total, free; /* of the file system; free: for us */
     uint64_t max;         /* --max-disk */
     uint64_t used;        /* by all of the below */
-    uint64_t log;         /* write-ahead log, which is to be folded into the database */
+    uint64_t log;         /* write-ahead log */
+    uint64_t unfolded;    /* of it, what is not in the database yet */
+    uint64_t grows;       /* by how much the database grows when it is */
     uint64_t reserve;     /* the file that is given up */
     uint64_t unused;      /* free pages of the database */
     uint64_t pending;     /* results that were fetched and are not stored */
@@ -72,14 +74,16 @@ bool disk_try(const struct disk *d);
 /* Of the spilled bodies too: whether they can be written again. */
 int disk_probe_spill(struct disk *d) MUSTCHECK;
 void disk_worked(struct disk *d);
-/* Free pages of the database. */
-void disk_note_unused(struct disk *d, uint64_t bytes);
+/* Free pages of the database; what of the log is not in it yet; its size when it is. */
+void disk_note(struct disk *d, uint64_t unused, uint64_t unfolded, uint64_t size);
 /* When to look again at the latest, in µs from now. */
 int64_t disk_pace_us(const struct disk *d);
 /* Space is short: the log is to be folded soon, free pages are to be given back. */
 bool disk_tight(const struct disk *d);
 /* Now: once a look at most. */
 bool disk_fold(struct disk *d);
+/* Whether the log can be folded at all: begun in vain, that takes the last space. */
+bool disk_may_fold(const struct disk *d);
 
 /* ---- fetchers ---- */
 

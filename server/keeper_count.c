@@ -80,7 +80,8 @@ void keeper_checkpoint(struct keeper *k)
     uint64_t done, failed, done_now, failed_now;
     store_checkpoints(k->e->store, &done, &failed);
     int64_t begin = now_us();
-    store_checkpoint(k->e->store, disk_fold(k->e->disk));
+    if (disk_may_fold(k->e->disk))
+        store_checkpoint(k->e->store, disk_fold(k->e->disk));
     store_checkpoints(k->e->store, &done_now, &failed_now);
     if (done_now + failed_now == done + failed) /* nothing was to be done */
         return;

@@ -32,7 +32,8 @@ void keeper_turn_full(struct keeper *k, struct msg *list)
         *tails[part] = m;
         tails[part] = &m->next;
     }
-    store_checkpoint(k->e->store, true);
+    if (disk_may_fold(k->e->disk))
+        store_checkpoint(k->e->store, true);
     if (steers != NULL)
         finish_all(k, steers, keeper_attempt(k, steers, false));
     if (others != NULL)
@@ -64,7 +65,7 @@ void keeper_watch(struct keeper *k)
     if (now >= k->noted_us) {
         k->noted_us = now + NOTE_US;
         if (store_stats(k->e->store, &s) == 0)
-            disk_note_unused(d, s.free_bytes);
+            disk_note(d, s.free_bytes, store_unfolded(k->e->store), s.size_bytes);
         if (disk_tight(d))
             spill_trim(k->e->spill);
     }

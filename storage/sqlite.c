@@ -80,8 +80,23 @@ static const char *const migrations[SCHEMA_VERSION] = {
 
 /* ---- errors ---- */
 
+/* Of the last write that failed: sqlite3_system_errno may be that of what SQLite did next. */
+static int errno_of(sqlite3 *db)
+{
+    sqlite3_file *log = NULL;
+    int err = 0;
+    if (sqlite3_file_control(db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log) == SQLITE_OK &&
+        log != NULL && log->pMethods != NULL)
+        (void)log->pMethods->xFileControl(log, SQLITE_FCNTL_LAST_ERRNO, &err);
+    if (err == 0)
+        (void)sqlite3_file_control(db, "main", SQLITE_FCNTL_LAST_ERRNO, &err);
+    return err != 0 ? err : sqlite3_system_errno(db);
+}
+
 static int map_error(sqlite3 *db, int code)
 {
+    if (code == SQLITE_IOERR_READ || code == SQLITE_IOERR_SHORT_READ)
+        return E_IO;
     switch (code & 0xff) {
     case SQLITE_OK:
     case SQLITE_ROW:
@@ -95,7 +110,7 @@ static int map_error(sqlite3 *db, int code)
     case SQLITE_CONSTRAINT: return E_EXISTS;
     case SQLITE_TOOBIG: return E_LIMIT;
     case SQLITE_READONLY: return E_READONLY;
-    default: return db != NULL ? err_of_errno(sqlite3_system_errno(db)) : E_IO;
+    default: return db != NULL ? err_of_errno(errno_of(db)) : E_IO;
     }
 }
 
@@ -194,6 +209,8 @@ static int on_commit(void *arg, sqlite3 *db, const char *name, int frames)
     (void)db;
     (void)name;
     s->frames = frames;
+    if (s->folded > frames) /* the log was begun anew */
+        s->folded = 0;
     return SQLITE_OK;
 }
 
@@ -470,7 +487,7 @@ int store_probe(struct store *s)
 
 void store_checkpoint(struct store *s, bool force)
 {
-    int mode = SQLITE_CHECKPOINT_PASSIVE, left = 0;
+    int mode = SQLITE_CHECKPOINT_PASSIVE, frames = 0, folded = -1;
     if (force)
         mode = SQLITE_CHECKPOINT_TRUNCATE;
     else if (s->frames > RESTART_FRAMES)
@@ -481,8 +498,10 @@ void store_checkpoint(struct store *s, bool force)
         return;
     /* A reader may keep a RESTART from finishing: don't wait for it, there is a next time. */
     sqlite3_busy_timeout(s->db, 0);
-    int code = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, &left, NULL);
+    int code = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, &frames, &folded);
     sqlite3_busy_timeout(s->db, 5000);
+    if (folded >= 0)
+        s->folded = folded;
     if (code == SQLITE_OK)
         s->frames = 0;
     else if (code == SQLITE_IOERR_FSYNC)

@@ -29,7 +29,8 @@ enum {
     X(ROLLBACK, "ROLLBACK")                                                                        \
     X(SYNC_FULL, "PRAGMA synchronous=FULL")                                                        \
     X(SYNC_NORMAL, "PRAGMA synchronous=NORMAL")                                                    \
-    X(FREE_PAGES, "SELECT freelist_count, page_size FROM pragma_freelist_count, pragma_page_size") \
+    X(FREE_PAGES, "SELECT freelist_count,page_size,page_count "                                    \
+                  "FROM pragma_freelist_count,pragma_page_size,pragma_page_count")                 \
     X(LAST_NO, "SELECT max(no) FROM batch")                                                        \
     X(ADD_BATCH,                                                                                   \
       "INSERT INTO batch(" BATCH_COLUMNS ") VALUES(?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,"                \
@@ -121,6 +122,7 @@ struct store {
     int lock_fd;
     struct store_horizon horizon;
     int frames; /* of the write-ahead log, after the last commit */
+    int folded; /* of these, after the last checkpoint */
     uint64_t checkpoints, checkpoints_failed;
     void *page; /* the last one read */
     size_t page_cap;

@@ -21,10 +21,18 @@ int store_stats(struct store *s, struct store_stats *out)
     if (statvfs(path, &fs) == 0)
         out->disk_free_bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
     int rc = sq_get(s, S_FREE_PAGES, &q);
-    if (rc == 0 && sqlite3_step(q) == SQLITE_ROW)
-        out->free_bytes = (uint64_t)sqlite3_column_int64(q, 0) *
-                          (uint64_t)sqlite3_column_int64(q, 1);
+    if (rc == 0 && sqlite3_step(q) == SQLITE_ROW) {
+        uint64_t page = (uint64_t)sqlite3_column_int64(q, 1);
+        out->free_bytes = (uint64_t)sqlite3_column_int64(q, 0) * page;
+        out->size_bytes = (uint64_t)sqlite3_column_int64(q, 2) * page;
+    }
     return rc != 0 ? rc : sq_finish(s, q);
+}
+
+uint64_t store_unfolded(const struct store *s)
+{
+    enum { PAGE = 8192, HEAD = 24 };
+    return s->frames > s->folded ? (uint64_t)(s->frames - s->folded) * (PAGE + HEAD) : 0;
 }
 
 void store_checkpoints(const struct store *s, uint64_t *done, uint64_t *failed)

@@ -212,6 +212,9 @@ int store_probe(struct store *s) MUSTCHECK;
  * size, and cuts it to nothing. Never fails loudly: what it could not do now it does later. */
 void store_checkpoint(struct store *s, bool force);
 
+/* Bytes of the log that are not folded back, about. */
+uint64_t store_unfolded(const struct store *s);
+
 /* How many checkpoints came to their end, and how many did not (a reader was in the way, say). */
 void store_checkpoints(const struct store *s, uint64_t *done, uint64_t *failed);
 
@@ -309,6 +312,7 @@ int store_list(struct store *s, int64_t before, unsigned states, uint32_t limit,
 struct store_stats {
     uint64_t db_bytes, wal_bytes; /* sizes of the files */
     uint64_t free_bytes;          /* of the database: pages that will be used again */
+    uint64_t size_bytes;          /* of the database, when the log is folded into it */
     uint64_t disk_free_bytes;     /* of the file system, for us; UINT64_MAX: unknown */
 };
 int store_stats(struct store *s, struct store_stats *out) MUSTCHECK;
