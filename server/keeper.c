@@ -166,7 +166,7 @@ static int wait_ms(const struct keeper *k)
         return 0;
     int64_t due = k->kept != NULL && k->results_due < k->wake_us && !broken ? k->results_due
                                                                             : k->wake_us;
-    if (k->upkeep.due_us < due)
+    if (k->upkeep.due_us < due && keeper_may_upkeep(k))
         due = k->upkeep.due_us;
     int64_t left = due - now_us(), pace = disk_pace_us(k->e->disk);
     left = left < pace ? left : pace;

@@ -68,6 +68,8 @@ void keeper_watch(struct keeper *k)
             disk_note(d, s.free_bytes, store_unfolded(k->e->store), s.size_bytes);
         if (disk_tight(d))
             spill_trim(k->e->spill);
+        if (disk_tight(d) && s.free_bytes >= UPKEEP_WORTH && !k->upkeep.failed)
+            k->upkeep.due_us = 0; /* free pages go back now */
     }
     disk_look(d);
 }

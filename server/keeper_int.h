@@ -124,5 +124,8 @@ void keeper_ended(struct keeper *k, const struct batch *b);
 void keeper_remove_later(struct keeper *k, int64_t no, bool attempts_only);
 /* Between transactions: a slice, if one is due (upkeep.due_us). */
 void keeper_upkeep(struct keeper *k);
+/* Whether the disk is in a state for it. */
+bool keeper_may_upkeep(const struct keeper *k);
+enum { UPKEEP_WORTH = 1024 * 1024 }; /* free pages that are given back when space is short */
 
 #endif

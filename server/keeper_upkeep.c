@@ -111,8 +111,11 @@ static int remove_rows(struct keeper *k, int64_t until, size_t *done)
     return rc;
 }
 
-static bool worth_it(const struct upkeep *u, uint64_t size, uint64_t unused)
+static bool worth_it(const struct keeper *k, uint64_t size, uint64_t unused)
 {
+    const struct upkeep *u = &k->upkeep;
+    if (disk_tight(k->e->disk))
+        return unused >= UPKEEP_WORTH;
     if (u->shrinking)
         return unused > UNUSED_BYTES / 2 && unused > size / RESERVE_PART;
     return unused > UNUSED_BYTES && unused > size / UNUSED_PART;
@@ -127,7 +130,7 @@ static int give_back(struct keeper *k, int64_t until)
     if (rc != 0)
         return rc;
     bool begun = !u->shrinking;
-    u->shrinking = worth_it(u, size, unused);
+    u->shrinking = worth_it(k, size, unused);
     if (u->shrinking && begun)
         log_event(LOG_INFO, "database_shrinks", LOG_U("bytes", size),
                   LOG_U("unused_bytes", unused));
@@ -171,28 +174,43 @@ static void put_last(struct upkeep *u)
     u->v[u->n - 1] = first;
 }
 
+/* It is what frees space when there is none, but not for an end to other failures. */
+bool keeper_may_upkeep(const struct keeper *k)
+{
+    return !disk_broken(k->e->disk) || disk_refuses(k->e->disk) == E_FULL;
+}
+
+static void failed(struct keeper *k, int rc)
+{
+    store_rollback(k->e->store);
+    if (store_lost(k->e->store))
+        keeper_give_up(k);
+    if (rc == E_FULL || rc == E_READONLY || rc == E_IO)
+        disk_failed(k->e->disk, rc, store_error(k->e->store));
+    else
+        log_event(LOG_ERROR, "remove_failed", LOG_S("error", store_error(k->e->store)));
+}
+
 void keeper_upkeep(struct keeper *k)
 {
     struct upkeep *u = &k->upkeep;
     int64_t begin = now_us();
     size_t n_expired, done;
-    if (begin < u->due_us || k->store_failed || k->stop)
+    if (begin < u->due_us || !keeper_may_upkeep(k) || k->stop)
         return;
     int rc = slice(k, begin, &n_expired, &done);
     int64_t end = now_us();
     u->failed = rc != 0;
     if (rc != 0) {
-        log_event(LOG_ERROR, "remove_failed", LOG_S("error", store_error(k->e->store)));
-        store_rollback(k->e->store);
-        if (store_lost(k->e->store))
-            keeper_give_up(k);
+        failed(k, rc);
         put_last(u);
         u->due_us = end + RETRY_US;
         return;
     }
     u->head += done;
     if (u->head < u->n || u->shrinking) {
-        u->due_us = end + (end - begin) * (k->n_live > 0 ? PACE_BUSY : PACE_IDLE);
+        bool busy = k->n_live > 0 && !disk_tight(k->e->disk);
+        u->due_us = end + (end - begin) * (busy ? PACE_BUSY : PACE_IDLE);
         return;
     }
     /* One slice more after the last removal looks at the free pages. */
