@@ -2,6 +2,8 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -21,6 +23,7 @@ enum {
     TEXT_MAX = 1024,  /* of one field */
     TAIL = 32,        /* kept free: what ends a line that is full */
     EVENTS_MAX = 128, /* kinds of events whose number is bounded */
+    STALL_MS = 50,    /* to wait for who reads the log */
     WINDOW_US = 10 * 1000 * 1000,
     BAD_MAX = 20,    /* lines of one event in a window: errors and warnings … */
     GOOD_MAX = 2000, /* … and information. Who asks for debug gets all of it */
@@ -267,6 +270,21 @@ static void add_head(struct line *l, enum log_level level, const char *event)
     (void)(adds(l, level_names[level]) && adds(l, " ") && adds(l, event));
 }
 
+/* A log that cannot be written, or that nobody reads, is no reason to stop: then the line is lost.
+ * Where poll(2) says that a pipe can be written to, there is room for PIPE_BUF bytes: a whole line. */
+static bool put(const struct line *l)
+{
+    static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
+    static bool stalled; /* `one` */
+    struct pollfd p = {.fd = STDERR_FILENO, .events = POLLOUT};
+    _Static_assert(LINE_MAX_BYTES <= PIPE_BUF, "a line is written at once or not at all");
+    pthread_mutex_lock(&one);
+    stalled = poll(&p, 1, stalled ? 0 : STALL_MS) != 1;
+    bool done = !stalled && write(STDERR_FILENO, l->p, l->n) == (ssize_t)l->n;
+    pthread_mutex_unlock(&one);
+    return done;
+}
+
 static void emit(enum log_level level, const char *event, const struct log_field *fields)
 {
     struct line l = {.n = 0};
@@ -277,9 +295,8 @@ static void emit(enum log_level level, const char *event, const struct log_field
     if (format == LOG_JSON)
         l.p[l.n++] = '}';
     l.p[l.n++] = '\n';
-    /* A log that cannot be written is no reason to stop; there is nobody to tell. */
-    ssize_t w = write(STDERR_FILENO, l.p, l.n);
-    (void)w;
+    if (!put(&l))
+        metric_add(METRIC_LOG_SUPPRESSED, 1);
 }
 
 /* What was left out of events whose window is over; `all`: of all. */

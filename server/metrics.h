@@ -262,7 +262,7 @@ enum {
     X(METRIC_LOG_LINES, COUNTER, LEVEL, NONE, "batchfetch_log_lines",                            \
       "Lines written to the log, by level.")                                                     \
     X(METRIC_LOG_SUPPRESSED, COUNTER, NONE, NONE, "batchfetch_log_suppressed",                   \
-      "Lines left out because there were too many of their kind.")                               \
+      "Lines left out: there were too many of their kind, or nobody read them.")                 \
     /* limits, and the process (names: prometheus.io/docs/instrumenting/writing_clientlibs) */   \
     X(METRIC_MEMORY_LIMIT, GAUGE, NONE, NONE, "batchfetch_memory_limit_bytes",                   \
       "Resident memory that the service keeps itself to.")                                       \

@@ -246,12 +246,13 @@ class Service:
 
     # ---- the process ----
 
-    def start(self, *more):
+    def start(self, *more, stderr=None):
+        """`stderr`: a descriptor for it; None: the file that stderr() reads."""
         assert BINARY.exists(), f"{BINARY} is missing: build it, or set BATCHFETCH_BIN"
-        with open(self.stderr_path, "ab") as stderr:
+        with open(self.stderr_path, "ab") as log:
             self.process = subprocess.Popen(
                 [*self.prefix, BINARY, "--listen", "127.0.0.1:0", "--data", self.data, *self.args, *more],
-                stdout=subprocess.PIPE, stderr=stderr, env=self.env, start_new_session=True)
+                stdout=subprocess.PIPE, stderr=log if stderr is None else stderr, env=self.env, start_new_session=True)
         line = self._first_line(30 * SLOWER)
         match = re.fullmatch(r"batchfetch listening on http://(127\.0\.0\.1):(\d+)\n", line)
         assert match, f"first line on stdout: {line!r}; stderr: {self.stderr()[-3000:]}"

@@ -1,11 +1,12 @@
 """The log: one line an event, as text and as JSON; ids in every line; nothing forged, nothing secret,
 and never so much that it fills a disk."""
 import json
+import os
 import re
 
 import pytest
 
-from harness import eventually, size
+from harness import Service, eventually, size
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 VALUE = r'(?:"(?:[^"\\]|\\.)*"|[^\s"=\\]+)'
@@ -171,3 +172,27 @@ def test_a_json_log_has_nothing_else_in_it(start, origin):
     service.stop()
     for line in service.stderr().splitlines():
         assert set(json.loads(line)) >= {"time", "level", "event"}
+
+
+def test_a_log_that_nobody_reads_stops_nothing(start, origin, tmp_path):
+    """A pipe holds 64 KiB; then lines are lost, and counted."""
+    reader, writer = os.pipe()
+    os.set_blocking(reader, False)
+    service = Service(tmp_path, "--log-level", "debug")
+    try:
+        service.start(stderr=writer)
+        os.close(writer)
+        for i in range(size(1000, 500)):
+            service.get(f"/v1/batches/none-{i}-{'x' * 100}").expect(404)
+        service.run([origin.url("/bytes/1")])
+        text = service.get("/metrics", keep=1 << 20).body.decode()
+        lost = int(re.search(r"^batchfetch_log_suppressed_total (\d+)$", text, re.M)[1])
+        assert lost > 50
+        text = os.read(reader, 1 << 20)  # from here on there is room again
+        assert text.endswith(b"\n") and len(text) > 50_000, "whole lines only"
+        service.get("/v1/batches/after").expect(404)
+        service.get("/healthz").expect(200)  # the line is written after its answer
+        assert b"target=/v1/batches/after" in os.read(reader, 1 << 20)
+    finally:
+        service.stop()
+        os.close(reader)

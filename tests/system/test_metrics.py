@@ -205,6 +205,10 @@ def test_requests_add_up_at_any_moment(start, origin):
     assert adds_up(m)
     assert m("batchfetch_requests_pending") == 0 and m("batchfetch_batches") == 0
     assert m("batchfetch_requests_dropped_total") == 50
+    counts = [b["request_counts"] for b in service.get("/v1/batches").json()["data"]]
+    for status in ("succeeded", "failed", "cancelled"):
+        assert m("batchfetch_results_total", status=status) == sum(c[status] for c in counts)
+    assert m("batchfetch_requests_accepted_total") == sum(c["total"] for c in counts) + 50
     assert m("batchfetch_batches_ended_total", status="deleted") == 1
 
     batch = service.submit([origin.url("/delay/30")] * 5 + [origin.url("/bytes/1000")] * 5)
