@@ -25,6 +25,7 @@
 #include "api/routes.h"
 #include "server/health.h"
 #include "server/metrics.h"
+#include "server/pulse.h"
 
 enum {
     BACKLOG = 1024,
@@ -348,11 +349,18 @@ static enum MHD_Result on_call(void *arg, struct MHD_Connection *conn, const cha
 {
     int64_t begin = now_us();
     const struct request *r = *context;
+    static _Thread_local bool registered;
 
+    if (!registered) {
+        registered = true;
+        pulse_register("API thread");
+    }
+    pulse_begin(begin);
     log_request(r ? r->request_id : NULL);
     enum MHD_Result ok = serve(arg, conn, url, method, version, data, size, context);
 
     log_request(NULL);
+    pulse_end();
     metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_API, now_us() - begin);
     return ok;
 }

@@ -90,10 +90,11 @@ static int64_t in_use(const struct engine *e)
 
 bool budget_transfers_full(const struct engine *e)
 {
-    return in_use(e) > (int64_t)e->memory.transfers;
+    return in_use(e) > (int64_t)atomic_load(&e->transfer_bytes);
 }
 
 bool budget_transfers_tight(const struct engine *e)
 {
-    return in_use(e) > (int64_t)(e->memory.transfers - e->memory.transfers / 8);
+    uint64_t all = atomic_load(&e->transfer_bytes);
+    return in_use(e) > (int64_t)(all - all / 8);
 }

@@ -7,6 +7,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,8 @@
 #include <unistd.h>
 
 #include "server/disk.h"
+#include "server/health.h"
+#include "server/log.h"
 #include "server/memory.h"
 
 const char batchfetch_version[] = "0.1.0";
@@ -123,6 +126,8 @@ struct source {
 
 /* ---- messages ---- */
 
+static bool reloading; /* messages go to the log */
+
 /* name in the spelling of the source: --max-urls, BATCHFETCH_MAX_URLS, max-urls. */
 static void complain(const struct source *s, const char *name, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
@@ -141,6 +146,13 @@ static void complain(const struct source *s, const char *name, const char *fmt, 
             *p = '?';
     if (s->line > 0)
         snprintf(line, sizeof(line), ":%d", s->line);
+    if (reloading) {
+        log_event(LOG_ERROR, "reload_failed", LOG_S("source", s->what), LOG_I("line", s->line),
+                  LOG_S("option", name != NULL ? name : ""), LOG_S("msg", text));
+        health_set(HEALTH_RELOAD_FAILED, "%s%s: %s%s%s", s->what, line, name != NULL ? name : "",
+                   name != NULL ? ": " : "", text);
+        return;
+    }
     fprintf(stderr, "batchfetch: %s%s: %s%s%s\n", s->what, line, name != NULL ? name : "",
             name != NULL ? ": " : "", text);
 }
@@ -814,6 +826,84 @@ int config_load(struct config *c, int argc, char **argv)
     if (rc < 0)
         config_fini(c);
     return rc;
+}
+
+/* ---- a reload ---- */
+
+/* Those that may change while the service runs; their members are atomic. */
+static const char *const live_options[] = {
+    "max-parallel",  "max-per-host", "rate-per-host", "timeout-ms",   "connect-timeout-ms",
+    "drain-timeout", "log-level",    "log-format",    "log-requests",
+};
+
+static bool is_live(const struct option *o)
+{
+    for (size_t i = 0; i < ARRAY_LEN(live_options); i++)
+        if (strcmp(live_options[i], o->name) == 0)
+            return true;
+    return false;
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a == NULL || b == NULL ? a == b : strcmp(a, b) == 0;
+}
+
+static bool same_value(const struct option *o, const struct config *a, const struct config *b)
+{
+    const void *x = (const char *)a + o->offset, *y = (const char *)b + o->offset;
+    switch (o->kind) {
+    case K_NUM32:
+    case K_RATE:
+    case K_LEVEL:
+    case K_FORMAT:
+    case K_YES: return *(const _Atomic uint32_t *)x == *(const _Atomic uint32_t *)y;
+    case K_NUM64:
+    case K_SIZE:
+    case K_DURATION: return *(const _Atomic uint64_t *)x == *(const _Atomic uint64_t *)y;
+    case K_TEXT:
+    case K_FILE:
+    case K_SERVERS: return same_text(*(char *const *)x, *(char *const *)y);
+    case K_LISTEN:
+        return same_text(a->listen_host, b->listen_host) && a->listen_port == b->listen_port;
+    case K_NETS:
+        return a->n_allow_net == b->n_allow_net &&
+               (a->n_allow_net == 0 ||
+                memcmp(a->allow_net, b->allow_net, a->n_allow_net * sizeof(*a->allow_net)) == 0);
+    default: return true;
+    }
+}
+
+static void take_over(const struct option *o, struct config *c, const struct config *next)
+{
+    void *to = (char *)c + o->offset;
+    const void *from = (const char *)next + o->offset;
+    if (o->kind == K_DURATION || o->kind == K_NUM64 || o->kind == K_SIZE)
+        atomic_store((_Atomic uint64_t *)to, *(const uint64_t *)from);
+    else
+        atomic_store((_Atomic uint32_t *)to, *(const uint32_t *)from);
+    log_always(LOG_INFO, "setting_changed", LOG_S("option", o->name));
+}
+
+int config_reload(struct config *c, int argc, char **argv)
+{
+    struct config next;
+    reloading = true;
+    int rc = config_load(&next, argc, argv);
+    reloading = false;
+    if (rc != 0)
+        return E_INVAL;
+    for (size_t i = 0; i < ARRAY_LEN(options); i++) {
+        const struct option *o = &options[i];
+        if (o->name == NULL || same_value(o, c, &next))
+            continue;
+        if (is_live(o))
+            take_over(o, c, &next);
+        else
+            log_event(LOG_WARN, "setting_needs_restart", LOG_S("option", o->name));
+    }
+    config_fini(&next);
+    return 0;
 }
 
 void config_fini(struct config *c)

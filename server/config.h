@@ -1,5 +1,6 @@
 /* The configuration: one table of options (config.c) makes the command line, the BATCHFETCH_…
- * environment, the configuration file and --help. Read once at start; constant afterwards. */
+ * environment, the configuration file and --help. Read at start; by a reload only atomic members
+ * change, from the main thread. */
 #ifndef SERVER_CONFIG_H
 #define SERVER_CONFIG_H
 
@@ -7,13 +8,14 @@
 #include "server/guard.h"
 
 struct config {
-    char *listen_host;           /* --listen HOST:PORT; default 127.0.0.1:8080 */
-    uint16_t listen_port;        /* 0: any free port */
-    char *data;                  /* --data DIR; default see config_load */
-    uint32_t max_parallel;       /* --max-parallel N|auto: transfers in flight, all batches
+    char *listen_host;             /* --listen HOST:PORT; default 127.0.0.1:8080 */
+    uint16_t listen_port;          /* 0: any free port */
+    char *data;                    /* --data DIR; default see config_load */
+    _Atomic uint32_t max_parallel; /* --max-parallel N|auto: transfers in flight, all batches
                                       together; 0 = auto (the engine computes it) */
-    uint32_t max_per_host;       /* --max-per-host N: the same, per host name; default 16 */
-    uint32_t rate_per_host;      /* --rate-per-host N[.N]|none: requests that start a second at one
+    _Atomic uint32_t max_per_host; /* --max-per-host N: the same, per host name; default 16 */
+    _Atomic uint32_t
+        rate_per_host;           /* --rate-per-host N[.N]|none: requests that start a second at one
                                       host name, in thousandths; 0 = none, the default */
     uint32_t fetchers;           /* --fetchers N|auto: fetcher threads; 0 = auto: cores, <= 16 */
     struct guard_net *allow_net; /* --allow-net CIDR, may be given several times or as a list */
@@ -21,21 +23,23 @@ struct config {
     char *dns_servers;           /* --dns-servers ip[:port],…; NULL: resolv.conf */
     char *ca_file;               /* --ca-file PEM: instead of the system's store; NULL: system */
     char *user_agent;            /* --user-agent TEXT; default "batchfetch/VERSION" */
-    uint32_t timeout_ms;         /* --timeout-ms; default 30000 */
-    uint32_t connect_timeout_ms; /* --connect-timeout-ms; default 10000 */
-    uint64_t max_body_bytes;     /* --max-body-bytes: of a fetched body, decoded; default 10 MiB */
+    _Atomic uint32_t timeout_ms; /* --timeout-ms; default 30000 */
+    _Atomic uint32_t connect_timeout_ms; /* --connect-timeout-ms; default 10000 */
+    uint64_t max_body_bytes; /* --max-body-bytes: of a fetched body, decoded; default 10 MiB */
     uint64_t max_submission_bytes; /* --max-submission-bytes; default 2 GiB */
     uint64_t max_urls;             /* --max-urls: per batch; default 10,000,000 */
     uint32_t max_connections;      /* --max-connections: API connections; default 1024 */
     uint64_t max_disk;             /* --max-disk SIZE|auto|none: of the data directory; disk.h */
     uint64_t memory_limit;         /* --memory-limit SIZE|auto: resident memory; 0 = auto */
-    uint64_t retain_s; /* --retain DURATION|never: of ended batches; 0 = never; default 7 days */
-    uint64_t drain_timeout_s; /* --drain-timeout DURATION: after SIGTERM; default 30 s */
-    uint32_t log_format;      /* enum log_format: --log-format text|json; default text */
-    uint32_t log_requests;    /* --log-requests yes|no; default no */
-    uint32_t log_level;       /* enum log_level: --log-level error|warn|info|debug; default info */
-    bool check;               /* --check: validate the configuration, print it, exit 0 */
-    bool list_routes;         /* --list-routes: print "METHOD PATH" a line, exit 0 */
+    _Atomic uint64_t
+        retain_s; /* --retain DURATION|never: of ended batches; 0 = never; default 7 days */
+    _Atomic uint64_t drain_timeout_s; /* --drain-timeout DURATION: after SIGTERM; default 30 s */
+    _Atomic uint32_t log_format;      /* enum log_format: --log-format text|json; default text */
+    _Atomic uint32_t log_requests;    /* --log-requests yes|no; default no */
+    _Atomic uint32_t
+        log_level;    /* enum log_level: --log-level error|warn|info|debug; default info */
+    bool check;       /* --check: validate the configuration, print it, exit 0 */
+    bool list_routes; /* --list-routes: print "METHOD PATH" a line, exit 0 */
 };
 
 /* Sets the defaults, then reads (in this order, the later wins): the file named by --config or
@@ -47,6 +51,10 @@ struct config {
  * keys yet to protect it). */
 int config_load(struct config *c, int argc, char **argv) MUSTCHECK;
 void config_fini(struct config *c);
+/* Reads everything again, as config_load did, and takes over those options that may change while the
+ * service runs (a column of the table). Others that differ are named in the log: they need a
+ * restart. E_INVAL: something is wrong, the log says what, and nothing changes. Main thread. */
+int config_reload(struct config *c, int argc, char **argv) MUSTCHECK;
 /* Prints the effective configuration as "name = value" lines (--check). */
 void config_print(const struct config *c);
 

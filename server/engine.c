@@ -155,6 +155,7 @@ static void share_out(struct engine *e, unsigned fetchers)
                  p->max_connections < e->max_clients ? "memory" : "descriptor", p->max_connections,
                  cfg->max_connections);
     e->max_parallel = p->max_transfers;
+    atomic_init(&e->transfer_bytes, p->transfers);
     e->max_clients = p->max_connections;
     quota_init(&e->global, e->max_parallel);
 }
@@ -233,9 +234,43 @@ uint32_t engine_max_clients(const struct engine *e)
     return e->max_clients;
 }
 
+void engine_totals(struct engine *e, uint64_t *queued, uint64_t *in_flight)
+{
+    *queued = *in_flight = 0;
+    pthread_mutex_lock(&e->mutex);
+    for (size_t i = 0; i < LIVE_BUCKETS; i++) {
+        for (struct live *l = e->buckets[i]; l != NULL; l = l->bucket_next) {
+            struct batch_view v;
+            engine_view(l, &v);
+            *queued += v.queued + v.retry_wait;
+            *in_flight += v.in_flight;
+        }
+    }
+    pthread_mutex_unlock(&e->mutex);
+}
+
 const struct memory_plan *engine_memory(const struct engine *e)
 {
     return &e->memory;
+}
+
+int engine_reload(struct engine *e, char *why, size_t why_size)
+{
+    struct tls_trust *trust = NULL;
+    struct memory_plan plan;
+    char text[512];
+    uint32_t wanted = e->cfg->max_parallel;
+    if (wanted == 0 || wanted > e->fd_budget)
+        wanted = e->fd_budget;
+    share_memory(&plan, e->cfg, e->n_fetchers, wanted, e->max_clients, text, sizeof(text));
+    quota_set_limit(&e->global, plan.max_transfers);
+    atomic_store(&e->transfer_bytes, plan.transfers);
+    int rc = fetch_trust(&trust, e->cfg, why, why_size);
+    for (unsigned i = 0; i < e->n_running; i++)
+        fetcher_reload(e->fetchers[i], trust);
+    tls_trust_unref(trust);
+    log_event(LOG_INFO, "reloaded", LOG_U("max_parallel", plan.max_transfers));
+    return rc;
 }
 
 void engine_drain(struct engine *e)

@@ -22,6 +22,10 @@ enum { REQUEST_ID_SIZE = 129 }; /* of a request to the API, with its NUL */
  * cfg must outlive the engine. On failure *why says the cause. */
 int engine_start(struct engine **out, const struct config *cfg, char *why,
                  size_t why_size) MUSTCHECK;
+/* cfg has changed: the new limits hold from now on, for what waits already too, and the certificates
+ * that are trusted are read again. E_IO, E_INVAL: these could not be read, *why says the cause; the
+ * old ones stay. */
+int engine_reload(struct engine *e, char *why, size_t why_size) MUSTCHECK;
 /* The clean way to an end: from now on no request is begun and no new upload taken; what is in flight
  * goes on, with its redirects, and everything can still be asked and steered. */
 void engine_drain(struct engine *e);
@@ -30,6 +34,8 @@ bool engine_is_idle(struct engine *e);
 /* Ends the threads after a last commit, closes the store. What is in flight is fetched again at the
  * next start. NULL is fine. All uploads must have been released. */
 void engine_stop(struct engine *e);
+/* Requests of all batches. */
+void engine_totals(struct engine *e, uint64_t *queued, uint64_t *in_flight);
 /* API connections that there are descriptors and memory for: --max-connections, or fewer. */
 uint32_t engine_max_clients(const struct engine *e);
 /* How memory is shared out; constant. */

@@ -102,6 +102,7 @@ enum msg_type {
     FETCH_AGAIN,    /* struct msg_page: a struct again before each record */
     FETCH_HOP,      /* struct transfer (fetch_int.h) */
     FETCH_DROP,     /* struct msg_drop */
+    FETCH_RELOAD,   /* struct msg_reload */
     FETCH_DRAIN,    /* struct msg: begin nothing more */
     FETCH_STOP,     /* struct msg: end now */
 };
@@ -210,6 +211,12 @@ struct msg_steer {
     } drops[FETCHERS_MAX];
 };
 
+/* Limits have changed. */
+struct msg_reload {
+    struct msg m;
+    struct tls_trust *trust; /* a reference; NULL: as it is */
+};
+
 /* What a fetcher has left of a batch that is being paused. */
 struct msg_flying {
     struct msg m;
@@ -251,7 +258,8 @@ struct fetcher;
 
 struct engine {
     const struct config *cfg;
-    struct memory_plan memory; /* constant */
+    _Atomic uint64_t transfer_bytes; /* memory.transfers; a reload changes it */
+    struct memory_plan memory;       /* constant */
     uint32_t max_parallel;
     uint32_t max_clients;          /* API connections that descriptors are set aside for */
     uint32_t fd_budget;            /* descriptors for connections and spilled bodies */

@@ -359,6 +359,22 @@ static void dropped(struct fetcher *f, struct msg_drop *m)
     }
 }
 
+static void reload(struct fetcher *f, struct msg_reload *m)
+{
+    const struct config *cfg = f->e->cfg;
+    struct host *h, *tmp;
+    HASH_ITER(hh, f->hosts, h, tmp)
+    {
+        sched_host_limit(&f->sched, &h->s, cfg->max_per_host);
+        sched_host_rate(&f->sched, &h->s, sched_rate_of(cfg->rate_per_host));
+    }
+    atomic_store(&f->woken, true); /* the limit of all may have slots again */
+    if (m->trust != NULL)
+        tls_set_trust(f->tls, m->trust);
+    tls_trust_unref(m->trust);
+    free(m);
+}
+
 static void take_messages(struct fetcher *f)
 {
     for (struct msg *m = inbox_take(&f->inbox), *next; m != NULL; m = next) {
@@ -375,6 +391,7 @@ static void take_messages(struct fetcher *f)
             break;
         }
         case FETCH_DROP: dropped(f, (struct msg_drop *)m); break;
+        case FETCH_RELOAD: reload(f, (struct msg_reload *)m); break;
         case FETCH_DRAIN:
         case FETCH_STOP:
             f->stopping = m->type == FETCH_STOP;
@@ -547,6 +564,10 @@ static void on_thread_end(struct fetcher *f)
             break;
         }
         case FETCH_DROP: dropped(f, (struct msg_drop *)m); break;
+        case FETCH_RELOAD:
+            tls_trust_unref(((struct msg_reload *)m)->trust);
+            free(m);
+            break;
         default: free(m);
         }
     }
@@ -595,6 +616,14 @@ static void tell(struct fetcher *f, enum msg_type type)
     struct msg *m = xcalloc(1, sizeof(*m));
     m->type = type;
     fetcher_put(f, m);
+}
+
+void fetcher_reload(struct fetcher *f, struct tls_trust *trust)
+{
+    struct msg_reload *m = xcalloc(1, sizeof(*m));
+    m->m.type = FETCH_RELOAD;
+    m->trust = trust != NULL ? tls_trust_ref(trust) : NULL;
+    fetcher_put(f, &m->m);
 }
 
 void fetcher_drain(struct fetcher *f)

@@ -21,6 +21,8 @@ uint32_t fetch_overhead_fds(unsigned n);
 int fetcher_new(struct fetcher **out, struct engine *e, unsigned no) MUSTCHECK;
 /* Starts its thread, once all of the engine's fetchers are made: they wake one another. */
 int fetcher_start(struct fetcher *f) MUSTCHECK;
+/* The configuration has changed; trust: the certificates from now on (it takes a reference), or NULL. */
+void fetcher_reload(struct fetcher *f, struct tls_trust *trust);
 /* It forgets what is not begun, and goes on with what is. */
 void fetcher_drain(struct fetcher *f);
 /* Whether something is in flight there, or was until a moment ago. True until fetcher_drain has been

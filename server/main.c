@@ -1,6 +1,7 @@
 /* The process: reads the configuration, starts engine and API, sleeps until a signal asks it to
  * stop, and takes everything down in reverse order. */
 #include <errno.h>
+#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,6 +14,8 @@
 #include "server/engine.h"
 #include "server/fetch.h"
 #include "server/health.h"
+#include "server/pulse.h"
+#include "server/supervise.h"
 #include "server/tls.h"
 #include "storage/store.h"
 
@@ -21,7 +24,7 @@ enum { EXIT_OK = 0, EXIT_CONFIG = 2, EXIT_START = 3 };
 
 enum { DRAIN_TICK_MS = 10 };
 
-/* SIGINT and SIGTERM stop; SIGPIPE is of no use. Blocked before the first thread, so that every
+/* SIGINT and SIGTERM stop, SIGHUP reloads; SIGPIPE is of no use. Blocked before the first thread, so that every
  * thread inherits it and only sigwait gets them. */
 static int block_signals(sigset_t *set)
 {
@@ -29,6 +32,7 @@ static int block_signals(sigset_t *set)
     sigemptyset(set);
     sigaddset(set, SIGINT);
     sigaddset(set, SIGTERM);
+    sigaddset(set, SIGHUP);
     if (sigaction(SIGPIPE, &ignore, NULL) != 0)
         return E_IO;
     return pthread_sigmask(SIG_BLOCK, set, NULL) == 0 ? 0 : E_IO;
@@ -54,59 +58,121 @@ static void greet(const struct config *cfg, uint16_t port)
             cfg->data, base, base);
 }
 
+/* What main's functions share. */
+struct process {
+    struct config cfg;
+    int argc;
+    char **argv;
+    sigset_t signals;
+    struct engine *engine;
+};
+
+static void status(const struct process *p)
+{
+    uint64_t queued, in_flight;
+    char text[100];
+    engine_totals(p->engine, &queued, &in_flight);
+    snprintf(text, sizeof(text), "%" PRIu64 " requests in flight, %" PRIu64 " queued", in_flight,
+             queued);
+    int64_t now = now_us(), stuck_us;
+    (void)health_watch(now);
+    (void)pulse_slowest(now, &stuck_us);
+    supervise_alive(stuck_us, text);
+}
+
+/* SIGHUP */
+static void reload(struct process *p)
+{
+    char why[512];
+    supervise_reloading();
+    if (config_reload(&p->cfg, p->argc, p->argv) == 0) {
+        log_set_level((enum log_level)p->cfg.log_level);
+        log_set_format((enum log_format)p->cfg.log_format);
+        if (engine_reload(p->engine, why, sizeof(why)) == 0) {
+            health_clear(HEALTH_RELOAD_FAILED);
+        } else {
+            log_event(LOG_ERROR, "reload_failed", LOG_S("msg", why));
+            health_set(HEALTH_RELOAD_FAILED, "%s", why);
+        }
+    }
+    supervise_ready();
+}
+
+/* Waits at most so long for a signal; 0: none came. */
+static int next_signal(const struct process *p, int64_t ms)
+{
+    const struct timespec t = {.tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000};
+    int sig = sigtimedwait(&p->signals, NULL, &t);
+    return sig > 0 ? sig : 0;
+}
+
 /* Until a signal asks for the end, and everything in flight is over, or --drain-timeout, or a second
  * signal comes. */
-static void wait_for_end(const struct config *cfg, struct engine *engine, const sigset_t *signals)
+static void run(struct process *p)
 {
-    const struct timespec tick = {.tv_nsec = DRAIN_TICK_MS * 1000000L};
-    int sig = sigwaitinfo(signals, NULL);
-    while (sig < 0)
-        sig = sigwaitinfo(signals, NULL);
+    const int interval = supervise_interval_ms();
+    int sig = 0;
+    status(p);
+    supervise_ready();
+    while (sig == 0 || sig == SIGHUP) {
+        sig = next_signal(p, interval);
+        if (sig == SIGHUP)
+            reload(p);
+        else if (sig == 0)
+            status(p);
+    }
     log_event(LOG_INFO, "stopping", LOG_S("signal", strsignal(sig)));
+    supervise_stopping();
     health_set(HEALTH_DRAINING, NULL);
-    engine_drain(engine);
-    int64_t until = now_us() + (int64_t)cfg->drain_timeout_s * 1000000;
-    while (!engine_is_idle(engine) && now_us() < until) {
-        sig = sigtimedwait(signals, NULL, &tick);
-        if (sig > 0) {
+    engine_drain(p->engine);
+    int64_t now = now_us(), told = now;
+    int64_t until = now + (int64_t)p->cfg.drain_timeout_s * 1000000;
+    for (; !engine_is_idle(p->engine) && now < until; now = now_us()) {
+        sig = next_signal(p, DRAIN_TICK_MS);
+        if (sig != 0 && sig != SIGHUP) {
             log_event(LOG_INFO, "hurrying", LOG_S("signal", strsignal(sig)));
             return;
+        }
+        if (now - told > interval * 1000L) {
+            status(p);
+            told = now;
         }
     }
 }
 
-static int serve(const struct config *cfg, const sigset_t *signals)
+static int serve(struct process *p)
 {
     char why[512] = "";
-    struct engine *engine = NULL;
     struct api *api = NULL;
-    int status = EXIT_START;
+    int result = EXIT_START;
     int fd = -1;
     health_set(HEALTH_STARTING, NULL);
-    int rc = api_listen(cfg, &fd, why, sizeof(why));
+    int rc = supervise_socket(&p->cfg, &fd, why, sizeof(why));
+    if (rc == 0 && fd < 0)
+        rc = api_listen(&p->cfg, &fd, why, sizeof(why));
     if (rc == 0)
-        rc = engine_start(&engine, cfg, why, sizeof(why));
+        rc = engine_start(&p->engine, &p->cfg, why, sizeof(why));
     if (rc == 0) {
-        rc = api_start(&api, cfg, engine, fd, why, sizeof(why));
+        health_clear(HEALTH_STARTING); /* before the first client that waits for that asks */
+        rc = api_start(&api, &p->cfg, p->engine, fd, why, sizeof(why));
         fd = -1;
     }
     if (rc != 0) {
-        if (cfg->log_format == LOG_JSON)
+        if (p->cfg.log_format == LOG_JSON)
             log_event(LOG_ERROR, "cannot_start", LOG_S("msg", why));
         else
             fprintf(stderr, "batchfetch: cannot start: %s\n", why);
         goto out;
     }
-    health_clear(HEALTH_STARTING);
-    greet(cfg, api_port(api));
-    wait_for_end(cfg, engine, signals);
-    status = EXIT_OK;
+    greet(&p->cfg, api_port(api));
+    run(p);
+    result = EXIT_OK;
 out:
     if (fd >= 0)
         close(fd);
     api_stop(api);
-    engine_stop(engine);
-    return status;
+    engine_stop(p->engine);
+    return result;
 }
 
 /* As a start would find it, but for what it takes to start. */
@@ -128,40 +194,39 @@ static int check(const struct config *cfg)
 
 int main(int argc, char **argv)
 {
-    struct config cfg;
-    sigset_t signals;
-    int status = EXIT_CONFIG;
+    struct process p = {.argc = argc, .argv = argv};
+    int result = EXIT_CONFIG;
     umask(077);
-    int rc = config_load(&cfg, argc, argv);
+    int rc = config_load(&p.cfg, argc, argv);
     if (rc != 0) {
-        status = rc == 1 ? EXIT_OK : EXIT_CONFIG;
+        result = rc == 1 ? EXIT_OK : EXIT_CONFIG;
         goto out;
     }
-    if (cfg.list_routes) {
+    if (p.cfg.list_routes) {
         api_print_routes(stdout);
-        status = EXIT_OK;
+        result = EXIT_OK;
         goto out;
     }
-    if (cfg.check) {
-        status = check(&cfg);
+    if (p.cfg.check) {
+        result = check(&p.cfg);
         goto out;
     }
-    log_set_level((enum log_level)cfg.log_level);
-    log_set_format((enum log_format)cfg.log_format);
+    log_set_level((enum log_level)p.cfg.log_level);
+    log_set_format((enum log_format)p.cfg.log_format);
     log_find_journal();
 #ifndef __SANITIZE_ADDRESS__ /* its leak check traces the process */
     /* Memory holds credentials of requests: no core dumps, no ptrace by others. */
     (void)prctl(PR_SET_DUMPABLE, 0);
 #endif
-    if (block_signals(&signals) != 0 || fetch_global_init() != 0) {
+    if (block_signals(&p.signals) != 0 || fetch_global_init() != 0) {
         fprintf(stderr, "batchfetch: cannot start: %s\n", strerror(errno));
-        status = EXIT_START;
+        result = EXIT_START;
         goto out;
     }
-    status = serve(&cfg, &signals);
+    result = serve(&p);
     log_finish();
     fetch_global_fini();
 out:
-    config_fini(&cfg);
-    return status;
+    config_fini(&p.cfg);
+    return result;
 }

@@ -5,12 +5,25 @@
 void quota_init(struct quota *q, uint32_t limit)
 {
     ASSERT(limit > 0 && limit <= INT32_MAX);
-    q->limit = limit;
+    atomic_init(&q->limit, limit);
     atomic_init(&q->free, (int32_t)limit);
     atomic_init(&q->waiters, 0);
     atomic_init(&q->last, UINT32_MAX);
     for (unsigned i = 0; i < QUOTA_MEMBERS_MAX; i++)
         atomic_init(&q->weight[i], 0);
+}
+
+void quota_set_limit(struct quota *q, uint32_t limit)
+{
+    ASSERT(limit > 0 && limit <= INT32_MAX);
+    uint32_t was = atomic_load(&q->limit);
+    if (limit > was) { /* in this order: never more free than the limit says */
+        atomic_store(&q->limit, limit);
+        atomic_fetch_add(&q->free, (int32_t)(limit - was));
+    } else {
+        atomic_fetch_sub(&q->free, (int32_t)(was - limit));
+        atomic_store(&q->limit, limit);
+    }
 }
 
 static uint64_t weight(const struct quota *q, unsigned member)
@@ -35,7 +48,7 @@ static bool within_share(const struct quota *q, unsigned me, uint32_t held)
     uint64_t mine = weight(q, me), all = mine;
     for (; others != 0; others &= others - 1)
         all += weight(q, (unsigned)__builtin_ctz(others));
-    uint64_t share = q->limit * mine / all;
+    uint64_t share = atomic_load(&q->limit) * mine / all;
     return held < share || (held == share && atomic_load(&q->last) != me);
 }
 
@@ -67,7 +80,7 @@ bool quota_take(struct quota *q, unsigned me, uint32_t held)
 void quota_give(struct quota *q)
 {
     int32_t was = atomic_fetch_add(&q->free, 1);
-    ASSERT(was < (int32_t)q->limit);
+    ASSERT(was < (int32_t)atomic_load(&q->limit));
 }
 
 void quota_wait(struct quota *q, unsigned me)

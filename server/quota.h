@@ -15,10 +15,13 @@ struct quota {
     _Atomic uint32_t waiters;                   /* bit i: member i wanted a slot and got none */
     _Atomic uint32_t last;                      /* the member that took the last slot */
     _Atomic uint64_t weight[QUOTA_MEMBERS_MAX]; /* 0 counts as 1 */
-    uint32_t limit;
+    _Atomic uint32_t limit;
 };
 
 void quota_init(struct quota *q, uint32_t limit);
+/* Any thread, one at a time. When it is lowered, what is held beyond it is given back in its own
+ * time. When it is raised, the caller wakes all members. */
+void quota_set_limit(struct quota *q, uint32_t limit);
 /* Takes a slot for member `me`, which holds `held` of them now. When it gets none it is noted as
  * waiting, and some other member will be told to wake it (quota_wake). */
 bool quota_take(struct quota *q, unsigned me, uint32_t held);

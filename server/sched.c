@@ -550,6 +550,15 @@ void sched_host_limit(struct sched *s, struct sched_host *h, uint32_t limit)
     host_settle(s, h);
 }
 
+void sched_host_rate(struct sched *s, struct sched_host *h, struct sched_rate rate)
+{
+    if (h->rate.interval_ns == rate.interval_ns && h->rate.burst == rate.burst)
+        return;
+    h->rate = rate;
+    h->tat_ns = 0; /* as for a host never seen: a full bucket */
+    host_settle(s, h);
+}
+
 /* Waits on for the batch's quota: a slot that came free meanwhile is found either here or by who
  * gave it. Returns whether the batch is to be tried again. */
 static bool wait_on(struct sched *s, struct sched_batch *b, uint32_t *mask)

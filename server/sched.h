@@ -151,7 +151,10 @@ void sched_release(struct sched *s, struct sched_lane *l);
 void sched_pause_host(struct sched *s, struct sched_host *h, int64_t until_us);
 /* Nothing starts at the host until it is let go by on = false. */
 void sched_hold_host(struct sched *s, struct sched_host *h, bool on);
+/* Another limit and rate. What is in flight beyond the limit ends in its own time; what the new rate
+ * lets go waits no longer for the old one. */
 void sched_host_limit(struct sched *s, struct sched_host *h, uint32_t limit);
+void sched_host_rate(struct sched *s, struct sched_host *h, struct sched_rate rate);
 /* After the last pick of a turn: which other fetchers to wake, as slots of shared limits are free
  * that they wait for. *again: pick again, a slot came free for us. */
 uint32_t sched_wake_others(struct sched *s, bool *again);
