@@ -833,7 +833,7 @@ int config_load(struct config *c, int argc, char **argv)
 /* Those that may change while the service runs; their members are atomic. */
 static const char *const live_options[] = {
     "max-parallel",  "max-per-host", "rate-per-host", "timeout-ms",   "connect-timeout-ms",
-    "drain-timeout", "log-level",    "log-format",    "log-requests",
+    "drain-timeout", "log-level",    "log-format",    "log-requests", "retain",
 };
 
 static bool is_live(const struct option *o)

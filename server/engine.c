@@ -265,6 +265,7 @@ int engine_reload(struct engine *e, char *why, size_t why_size)
     share_memory(&plan, e->cfg, e->n_fetchers, wanted, e->max_clients, text, sizeof(text));
     quota_set_limit(&e->global, plan.max_transfers);
     atomic_store(&e->transfer_bytes, plan.transfers);
+    atomic_store(&e->retain_ms, (int64_t)e->cfg->retain_s * 1000);
     int rc = fetch_trust(&trust, e->cfg, why, why_size);
     for (unsigned i = 0; i < e->n_running; i++)
         fetcher_reload(e->fetchers[i], trust);
