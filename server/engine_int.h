@@ -80,6 +80,9 @@ struct live {
     uint64_t group_done, group_succeeded, group_failed, group_cancelled, group_bytes;
     int64_t cancel_page; /* CANCELLING: the next page to go through */
     bool clearing;       /* in keeper.cancelling */
+    bool damaged;        /* some of its requests cannot be read (keeper_fault.c) … */
+    bool no_defaults;    /* … and nothing may be fetched, as it is not known how */
+    bool sweep;          /* … and are given their results: cancel_page is an index */
     struct live *cancel_next;
 };
 
@@ -320,6 +323,11 @@ void feeder_close(struct live *l);
 /* Hands out pages of lanes that were not seen yet, while there is room (budget.h). n_live: batches
  * that share it. */
 int feeder_scan(struct engine *e, struct live *l, uint64_t n_live) MUSTCHECK;
+/* Something of the batch cannot be read: from now on what can be is handed out page by page, from the
+ * first, each as if it were its lane's last; the others are passed over. */
+void feeder_plain(struct live *l);
+/* Nothing is left to hand out. */
+bool feeder_over(const struct live *l);
 int feeder_want(struct engine *e, struct live *l, uint64_t lane, uint32_t want) MUSTCHECK;
 
 #endif

@@ -30,6 +30,7 @@ struct page_map {
     uint8_t *sent; /* a bit for each page */
     int64_t scan;  /* pages up to this one have been scanned */
     bool scanned;  /* all of them */
+    bool plain;    /* feeder_plain */
     struct head {
         uint64_t lane;
         uint32_t no;
@@ -93,6 +94,8 @@ int feeder_open(struct engine *e, struct live *l)
     f->cap = FIRST_SLOTS;
     f->slots = xcalloc(f->cap, sizeof(*f->slots));
     l->feed = f;
+    if (l->damaged)
+        feeder_plain(l);
     return 0;
 }
 
@@ -116,25 +119,30 @@ static bool page_sent(const struct page_map *f, uint32_t no)
  * the page have their result, wait for another attempt, or are under way. */
 static int copy_pending(struct live *l, const struct page *p, struct msg_page *m)
 {
-    if (!l->recovered) {
-        memcpy(m->data, p->data, p->len);
-        m->len = p->len;
-        m->count = p->count;
-        return 0;
-    }
     size_t pos = 0;
+    uint32_t n = 0;
     while (pos < p->len) {
         size_t from = pos;
         struct item it;
         int rc = item_decode(p->data, p->len, &pos, &it);
         if (rc != 0 || it.index >= l->b.total)
             return E_CORRUPT;
+        n++;
+        if (!l->recovered)
+            continue;
         if (((l->done_bits[it.index / 8] >> (it.index % 8)) & 1) || waiting_has(l, it.index) ||
             pause_flies(l, it.index))
             continue;
         memcpy(m->data + m->len, (const char *)p->data + from, pos - from);
         m->len += pos - from;
         m->count++;
+    }
+    if (n != p->count)
+        return E_CORRUPT;
+    if (!l->recovered) { /* all of them */
+        memcpy(m->data, p->data, p->len);
+        m->len = p->len;
+        m->count = n;
     }
     return 0;
 }
@@ -150,12 +158,11 @@ static int send_page(struct engine *e, struct live *l, const struct page *p, boo
     m->no = no;
     m->ask = ask;
     int rc = copy_pending(l, p, m);
-    if (rc != 0) {
-        log_event(LOG_ERROR, "page_damaged", LOG_S("batch", l->b.id), LOG_U("page", no));
+    if (rc != 0)
         goto out;
-    }
     struct page next; /* from here on p is no longer valid */
-    rc = store_lane_page(e->store, l->b.no, m->lane, (int64_t)no, &next);
+    rc = l->feed->plain ? E_NOTFOUND
+                        : store_lane_page(e->store, l->b.no, m->lane, (int64_t)no, &next);
     if (rc != 0 && rc != E_NOTFOUND)
         goto out;
     *last = m->last = rc == E_NOTFOUND;
@@ -215,9 +222,50 @@ static int read_heads(struct engine *e, struct live *l)
     return 0;
 }
 
+void feeder_plain(struct live *l)
+{
+    struct page_map *f = l->feed;
+    if (f == NULL || f->plain)
+        return;
+    f->plain = true;
+    f->scanned = l->no_defaults;
+    f->scan = -1;
+    f->head = f->n_heads = 0;
+    memset(f->slots, 0, f->cap * sizeof(*f->slots));
+    f->used = 0;
+}
+
+bool feeder_over(const struct live *l)
+{
+    return l->feed == NULL || (l->feed->scanned && l->feed->used == 0);
+}
+
+static int scan_plain(struct engine *e, struct live *l, uint64_t n_live)
+{
+    struct page_map *f = l->feed;
+    while (!f->scanned && l->outstanding < budget_window(e, n_live) && !budget_full(e)) {
+        uint32_t no = (uint32_t)(f->scan + 1), n;
+        bool last;
+        struct page p;
+        if (no >= l->b.pages) {
+            f->scanned = true;
+            break;
+        }
+        int rc = page_sent(f, no) ? 0 : store_page(e->store, l->b.no, no, &p);
+        if (rc == 0 && !page_sent(f, no))
+            rc = send_page(e, l, &p, false, &last, &n);
+        if (rc != 0 && rc != E_CORRUPT && rc != E_NOTFOUND)
+            return rc;
+        f->scan = no;
+    }
+    return 0;
+}
+
 int feeder_scan(struct engine *e, struct live *l, uint64_t n_live)
 {
     struct page_map *f = l->feed;
+    if (f->plain)
+        return scan_plain(e, l, n_live);
     while (!f->scanned && l->outstanding < budget_window(e, n_live) && !budget_full(e)) {
         if (f->head == f->n_heads) {
             int rc = read_heads(e, l);

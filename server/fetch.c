@@ -122,6 +122,35 @@ static void take_invalid(struct fetcher *f, struct msg_page *m)
     atomic_compare_exchange_strong(&m->live->started_ms, &none, wall_ms());
 }
 
+/* A page that is not what was accepted, though its form is right (the keeper has seen to that). */
+static void fail_page(struct fetcher *f, const struct msg_page *m)
+{
+    size_t again = m->m.type == FETCH_AGAIN ? sizeof(struct again) : 0;
+    struct item it;
+    log_event(LOG_ERROR, "page_damaged", LOG_S("batch", m->live->b.id), LOG_U("page", m->no));
+    for (size_t pos = again; pos < m->len; pos += again) {
+        int rc = item_decode(m->data, m->len, &pos, &it);
+        ASSERT(rc == 0);
+        live_ref(m->live);
+        atomic_fetch_add(&m->live->in_flight, 1);
+        out_damaged(f, m, &it);
+    }
+}
+
+/* As the lane itself would. */
+static void ask_on(struct fetcher *f, const struct msg_page *m)
+{
+    if (!m->ask || m->last)
+        return;
+    struct msg_want *w = xcalloc(1, sizeof(*w));
+    w->m.type = KEEPER_WANT;
+    w->live = m->live;
+    live_ref(w->live);
+    w->lane = m->lane;
+    w->n = LANE_LOW_MAX;
+    inbox_put(&f->e->inbox, &w->m);
+}
+
 /* The host of a page's first request names the lane; NULL: the page is damaged. */
 static struct lane *lane_of_page(struct fetcher *f, const struct msg_page *m)
 {
@@ -130,10 +159,8 @@ static struct lane *lane_of_page(struct fetcher *f, const struct msg_page *m)
     const char *why;
     struct url u = {0};
     if (item_decode(m->data, m->len, &pos, &it) != 0 ||
-        url_parse(&u, it.url.ptr, it.url.len, &why) != 0) {
-        log_event(LOG_ERROR, "page_damaged", LOG_S("batch", m->live->b.id), LOG_U("page", m->no));
+        url_parse(&u, it.url.ptr, it.url.len, &why) != 0)
         return NULL;
-    }
     struct lane *l = lane_get(f, m->live, u.host, strlen(u.host));
     url_fini(&u);
     return l;
@@ -158,6 +185,8 @@ static void take_again(struct fetcher *f, struct msg_page *m)
     struct live *live = m->live;
     bool drop = f->draining || atomic_load(&live->stopped);
     struct lane *l = drop ? NULL : lane_of_page(f, m);
+    if (l == NULL && !drop)
+        fail_page(f, m);
     if (l != NULL)
         queue_page(f, l, m);
     else
@@ -187,17 +216,14 @@ static void take_page(struct fetcher *f, struct msg_page *m)
         goto out;
     if (m->count > 0 && m->lane == LANE_INVALID) {
         take_invalid(f, m);
-        if (m->ask && !m->last) { /* as for any lane */
-            struct msg_want *w = xcalloc(1, sizeof(*w));
-            w->m.type = KEEPER_WANT;
-            w->live = live;
-            live_ref(live);
-            w->n = LANE_LOW_MAX;
-            inbox_put(&f->e->inbox, &w->m);
-        }
+        ask_on(f, m);
         goto out;
     }
     l = m->count > 0 ? lane_of_page(f, m) : lane_by_key(f, live, m->lane);
+    if (l == NULL && m->count > 0) {
+        fail_page(f, m);
+        ask_on(f, m);
+    }
     if (l == NULL)
         goto out;
     l->fed = true;

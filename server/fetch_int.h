@@ -397,6 +397,8 @@ void end_timer(struct transfer *t);                   /* its timer is due */
 void out_again(struct transfer *t, int64_t due_us);
 void out_result(struct transfer *t, const struct verdict *v); /* takes its live reference */
 void out_invalid(struct fetcher *f, struct live *l, const struct item *it); /* takes a reference */
+/* Likewise, of a request that came in page m and is not what we wrote. */
+void out_damaged(struct fetcher *f, const struct msg_page *m, const struct item *it);
 void out_flush(struct fetcher *f);
 /* Once a turn: as out_flush, but a moment later if it was done a moment ago. Returns the time when
  * to call it again, or INT64_MAX. */

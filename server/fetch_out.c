@@ -354,18 +354,34 @@ void out_result(struct transfer *t, const struct verdict *v)
     put_body(t, d);
 }
 
-void out_invalid(struct fetcher *f, struct live *l, const struct item *it)
+static struct done *out_failed(struct fetcher *f, struct live *l, const struct item *it,
+                               enum outcome error, struct span message)
 {
-    struct done *d = reserve(f, it->url.len + it->custom_id.len + it->invalid.len);
+    struct done *d = reserve(f, it->url.len + it->custom_id.len + message.len);
     struct result *r = &d->r;
     d->live = l;
     r->index = it->index;
     r->status = RESULT_FAILED;
-    r->error = OUTCOME_INVALID_URL;
-    r->error_message = put(f, it->invalid);
+    r->error = error;
+    r->error_message = put(f, message);
     r->url = put(f, it->url);
     r->custom_id = put(f, it->custom_id);
     int64_t waited = f->now - l->accept_us;
     r->timing_us[TIMING_QUEUED] = waited > 0 ? (uint64_t)waited : 0;
     r->completed_ms = wall_ms();
+    return d;
+}
+
+void out_invalid(struct fetcher *f, struct live *l, const struct item *it)
+{
+    (void)out_failed(f, l, it, OUTCOME_INVALID_URL, it->invalid);
+}
+
+void out_damaged(struct fetcher *f, const struct msg_page *m, const struct item *it)
+{
+    static const char why[] = "the request as stored cannot be read: its page is damaged";
+    struct done *d = out_failed(f, m->live, it, OUTCOME_INTERNAL,
+                                (struct span){why, sizeof(why) - 1});
+    d->handed = m->m.type == FETCH_AGAIN;
+    d->lane = m->lane;
 }

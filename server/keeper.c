@@ -12,7 +12,6 @@
 #include "server/pulse.h"
 
 enum {
-    CANCEL_PAGES = 64,              /* pages of cancelled requests a group: some 2,000 results */
     GROUP_BYTES = 64 * 1024 * 1024, /* of results */
     GATHER_EACH_US = 2 * 1000,      /* … more for each batch that has some */
     GATHER_MAX_US = 200 * 1000,
@@ -51,13 +50,15 @@ static int commit_group(struct keeper *k, struct msg *list, bool background)
     if (!background && !needs_transaction(list))
         return 0;
     bool durable = needs_sync(k, list);
-    int rc = store_begin(e->store, durable);
+    int rc = background ? keeper_load(k) : 0;
+    if (rc == 0)
+        rc = store_begin(e->store, durable);
     if (rc != 0)
         goto out;
     for (struct msg *m = list; rc == 0 && m != NULL; m = m->next)
         rc = keeper_apply(k, m);
     if (rc == 0 && background)
-        rc = keeper_background(k, CANCEL_PAGES);
+        rc = keeper_background(k);
     if (rc == 0)
         rc = keeper_settle(k);
     if (rc == 0)

@@ -45,8 +45,13 @@ static int apply_done(struct keeper *k, struct live *l, struct done *d)
     int rc = d->again ? waiting_add(k, l, d) : keeper_add_result(k, l, &d->r);
     if (rc == 0 && d->again)
         l->group_waits++;
-    else if (rc == 0 && waiting_has(l, d->r.index))
+    else if (rc == 0 && waiting_has(l, d->r.index)) {
         rc = store_drop_attempt(k->e->store, l->b.no, d->r.index);
+        if (rc == E_CORRUPT) { /* the result is there: the attempt goes with the batch */
+            keeper_damaged(k, l);
+            rc = 0;
+        }
+    }
     return rc;
 }
 

@@ -93,7 +93,7 @@ void keeper_publish(struct keeper *k)
                       LOG_U("succeeded", l->b.succeeded), LOG_U("failed", l->b.failed),
                       LOG_U("cancelled", l->b.cancelled),
                       LOG_I("took_ms", l->b.ended_ms - l->b.created_ms));
-            if (l->waiting != NULL && l->b.cancelled > 0)
+            if (l->waiting != NULL && (l->b.cancelled > 0 || l->damaged))
                 keeper_remove_later(k, l->b.no, true);
             keeper_ended(k, &l->b);
             keeper_forget(k, l);
@@ -263,6 +263,10 @@ static void serve_want(struct keeper *k, struct msg_want *m)
             return;
         }
         int rc = feeder_want(k->e, l, m->lane, m->n);
+        if (rc == E_CORRUPT) {
+            keeper_damaged(k, l);
+            rc = feeder_want(k->e, l, m->lane, m->n); /* the lane is at its end */
+        }
         if (rc != 0) {
             feed_failed(k, l);
             m->m.next = l->parked;
@@ -349,8 +353,18 @@ void keeper_feed(struct keeper *k)
         if (atomic_load(&l->stopped) || atomic_load(&l->paused))
             continue;
         int rc = waiting_feed(k, l, most);
+        if (rc == E_CORRUPT) {
+            keeper_damaged(k, l);
+            waiting_abandon(l);
+            rc = 0;
+        }
         if (rc == 0 && l->outstanding * 4 <= most * 3)
             rc = feeder_scan(k->e, l, k->n_live);
+        if (rc == E_CORRUPT) {
+            keeper_damaged(k, l);
+            rc = feeder_scan(k->e, l, k->n_live);
+        }
+        keeper_sweep(k, l);
         int64_t wake = waiting_wake(k, l, most);
         if (wake < k->wake_us)
             k->wake_us = wake;

@@ -6,7 +6,10 @@
 
 #include "server/engine_int.h"
 
-enum { KEEPER_LOST = 4 /* exit status */ };
+enum {
+    KEEPER_LOST = 4,   /* exit status */
+    CANCEL_PAGES = 64, /* pages of cancelled requests a group: some 2,000 results */
+};
 #include "server/metrics.h"
 #include "server/retain.h"
 
@@ -31,8 +34,11 @@ struct keeper {
     struct buf scratch;      /* a page, or records of waiting.c's */
     uint64_t *cancelled;     /* indexes that the group gives a result */
     size_t n_cancelled, cap_cancelled;
+    size_t slice[CANCEL_PAGES]; /* pages of keeper_load's: their ends in scratch */
+    unsigned n_slice;
     int64_t cancel_page;       /* how far the group goes */
     bool cancel_over, cancels; /* the group does some */
+    bool cancel_sweeps;        /* after its pages the rest by index */
 
     bool worked; /* background work is in the transaction */
     uint64_t group_results[METRIC_SET_RESULT_SIZE], group_bytes; /* that the group stores */
@@ -101,14 +107,25 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
 void keeper_forget(struct keeper *k, struct live *l);
 int keeper_recover(struct keeper *k) MUSTCHECK;
 bool keeper_has_background(const struct keeper *k);
+/* Before a transaction with keeper_background. */
+int keeper_load(struct keeper *k) MUSTCHECK;
 /* In a transaction: a slice of cancelling; then exactly one of _done and _undo. */
-int keeper_background(struct keeper *k, unsigned pages) MUSTCHECK;
+int keeper_background(struct keeper *k) MUSTCHECK;
 void keeper_background_done(struct keeper *k);
 void keeper_background_undo(struct keeper *k);
 /* Frees what is left when the thread ends; what was not stored is fetched again. */
 void keeper_drain(struct keeper *k);
 
 /* keeper_fault.c */
+/* Something of the batch's requests cannot be read (E_CORRUPT). What can be goes on; the rest gets
+ * failed results when nothing else is left: see keeper_sweep. The log says it once. */
+void keeper_damaged(struct keeper *k, struct live *l);
+/* Outside a transaction: a damaged batch of which nothing else is left begins to end. */
+void keeper_sweep(struct keeper *k, struct live *l);
+/* In keeper_background: a slice of that. */
+int keeper_sweep_slice(struct keeper *k, struct live *l) MUSTCHECK;
+/* A request got its result in keeper_background. */
+void keeper_note_done(struct keeper *k, uint64_t index);
 /* The database lost what was committed (store_lost): ends the process, status KEEPER_LOST, with
  * nothing more written or answered. The next start goes on from what is there. */
 void keeper_give_up(struct keeper *k) __attribute__((noreturn));

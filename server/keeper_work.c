@@ -10,8 +10,6 @@
 #include "server/policy.h"
 #include "server/waiting.h"
 
-enum { HEADS = 64 };
-
 void live_ref(struct live *l)
 {
     atomic_fetch_add(&l->refs, 1);
@@ -38,6 +36,7 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
         size_t pos = 0;
         rc = item_decode(l->b.defaults, l->b.defaults_len, &pos, &l->defaults);
         if (rc != 0) {
+            l->damaged = l->no_defaults = true;
             log_event(LOG_ERROR, "defaults_damaged", LOG_S("batch", b->id));
             memset(&l->defaults, 0, sizeof(l->defaults));
         }
@@ -148,6 +147,8 @@ static int recover_one(struct keeper *k, struct batch *b)
     rc = waiting_recover(k, l);
     if (rc != 0)
         return rc;
+    if (l->no_defaults)
+        waiting_abandon(l);
     if (b->state == BATCH_PAUSED)
         pause_recover(l);
     if (b->state == BATCH_CANCELLING) {
@@ -200,24 +201,43 @@ int keeper_recover(struct keeper *k)
 
 /* ---- in the background ---- */
 
-/* Results for the requests of one page that have none. */
-static int cancel_page(struct keeper *k, struct live *l, const struct page *head)
+/* Outside a transaction, as one in which SQLite meets a damaged page can't be committed any more:
+ * the pages that keeper_background goes through. */
+int keeper_load(struct keeper *k)
 {
-    struct page p;
-    int rc = store_lane_page(k->e->store, l->b.no, head->lane, (int64_t)head->no - 1, &p);
-    if (rc != 0)
-        return rc;
-    buf_reset(&k->scratch); /* the store's memory does not outlive its next call */
-    rc = buf_add(&k->scratch, p.data, p.len);
-    if (rc != 0)
-        return rc;
+    struct live *l = k->cancelling;
+    k->cancels = keeper_has_background(k);
+    k->n_slice = 0;
+    buf_reset(&k->scratch);
+    if (!k->cancels || l->sweep)
+        return 0;
+    k->cancel_page = l->cancel_page;
+    while (k->n_slice < CANCEL_PAGES && k->cancel_page + 1 < (int64_t)l->b.pages) {
+        struct page p;
+        int rc = store_page(k->e->store, l->b.no, (uint32_t)(k->cancel_page + 1), &p);
+        if (rc == 0)
+            rc = buf_add(&k->scratch, p.data, p.len);
+        if (rc == E_CORRUPT || rc == E_NOTFOUND)
+            keeper_damaged(k, l);
+        else if (rc != 0)
+            return rc;
+        k->slice[k->n_slice++] = k->scratch.len;
+        k->cancel_page++;
+    }
+    return 0;
+}
+
+/* Results for the requests of one page that have none. */
+static int cancel_page(struct keeper *k, struct live *l, size_t pos, size_t end)
+{
     int64_t waited = now_us() - l->accept_us;
-    size_t pos = 0;
-    while (pos < k->scratch.len) {
+    while (pos < end) {
         struct item it;
-        rc = item_decode(k->scratch.data, k->scratch.len, &pos, &it);
-        if (rc != 0 || it.index >= l->b.total)
-            return E_CORRUPT;
+        int rc = item_decode(k->scratch.data, end, &pos, &it);
+        if (rc != 0 || it.index >= l->b.total) {
+            keeper_damaged(k, l);
+            return 0;
+        }
         if ((l->done_bits[it.index / 8] >> (it.index % 8)) & 1)
             continue;
         struct result r = {
@@ -236,34 +256,26 @@ static int cancel_page(struct keeper *k, struct live *l, const struct page *head
             continue;
         if (rc != 0)
             return rc;
-        if (k->n_cancelled == k->cap_cancelled) {
-            k->cap_cancelled = k->cap_cancelled == 0 ? 1024 : k->cap_cancelled * 2;
-            k->cancelled = xrealloc(k->cancelled, k->cap_cancelled * sizeof(*k->cancelled));
-        }
-        k->cancelled[k->n_cancelled++] = it.index;
+        keeper_note_done(k, it.index);
     }
     return 0;
 }
 
-static int cancel_slice(struct keeper *k, unsigned pages)
+static int cancel_slice(struct keeper *k)
 {
     struct live *l = k->cancelling;
-    struct page heads[HEADS];
-    size_t n = 0;
-    for (unsigned left = pages; left > 0;) {
-        size_t max = left < HEADS ? left : HEADS;
-        int rc = store_page_heads(k->e->store, l->b.no, k->cancel_page, heads, max, &n);
-        for (size_t i = 0; rc == 0 && i < n; i++) {
-            rc = cancel_page(k, l, &heads[i]);
-            k->cancel_page = heads[i].no;
-        }
+    if (l->sweep)
+        return keeper_sweep_slice(k, l);
+    size_t from = 0;
+    for (unsigned i = 0; i < k->n_slice; i++) {
+        int rc = cancel_page(k, l, from, k->slice[i]);
         if (rc != 0)
             return rc;
-        if (n < max) {
-            k->cancel_over = true;
-            return 0;
-        }
-        left -= (unsigned)n;
+        from = k->slice[i];
+    }
+    if (k->cancel_page + 1 >= (int64_t)l->b.pages) {
+        k->cancel_over = !l->damaged;
+        k->cancel_sweeps = l->damaged;
     }
     return 0;
 }
@@ -274,16 +286,16 @@ bool keeper_has_background(const struct keeper *k)
     return k->cancelling != NULL && disk_state(k->e->disk) == DISK_WELL;
 }
 
-int keeper_background(struct keeper *k, unsigned pages)
+int keeper_background(struct keeper *k)
 {
     k->n_cancelled = 0;
-    k->cancel_over = false;
+    k->cancel_over = k->cancel_sweeps = false;
     int rc = 0;
-    k->cancels = keeper_has_background(k);
     if (k->cancels) {
-        k->cancel_page = k->cancelling->cancel_page;
+        if (k->cancelling->sweep)
+            k->cancel_page = k->cancelling->cancel_page;
         if (k->cancelling->group_state != BATCH_DELETED)
-            rc = cancel_slice(k, pages);
+            rc = cancel_slice(k);
     }
     k->worked = true;
     return rc;
@@ -298,7 +310,8 @@ void keeper_background_done(struct keeper *k)
     if (l != NULL && k->cancels) {
         for (size_t i = 0; i < k->n_cancelled; i++)
             l->done_bits[k->cancelled[i] / 8] |= (uint8_t)(1U << (k->cancelled[i] % 8));
-        l->cancel_page = k->cancel_page;
+        l->cancel_page = k->cancel_sweeps ? -1 : k->cancel_page;
+        l->sweep = l->sweep || k->cancel_sweeps;
         if (k->cancel_over)
             k->cancelling = l->cancel_next; /* stays `clearing`: it is not begun twice */
     }

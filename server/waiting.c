@@ -166,6 +166,21 @@ void waiting_halted(struct live *l)
     }
 }
 
+void waiting_abandon(struct live *l)
+{
+    struct waiting *w = l->waiting;
+    if (w == NULL)
+        return;
+    start_over(w);
+    for (uint64_t i = 0; i < l->b.total; i++) {
+        if (!bit(w->here, i))
+            continue;
+        set_bit(w->here, i, false);
+        atomic_fetch_sub(&l->retry_wait, 1);
+    }
+    w->next_ms = INT64_MAX;
+}
+
 void waiting_free(struct live *l)
 {
     struct waiting *w = l->waiting;

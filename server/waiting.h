@@ -32,6 +32,8 @@ int64_t waiting_wake(const struct keeper *k, const struct live *l, uint64_t wind
 /* The batch is paused, and but for its flights (pause.h) nothing of it is with the fetchers any
  * more: what had been handed out waits here again. */
 void waiting_halted(struct live *l);
+/* What waits here cannot be read: it is forgotten, and left to keeper_fault.c. */
+void waiting_abandon(struct live *l);
 void waiting_free(struct live *l);
 
 #endif

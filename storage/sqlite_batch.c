@@ -315,3 +315,24 @@ int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after
     sq_put(q);
     return rc;
 }
+
+int store_page(struct store *s, int64_t batch, uint32_t no, struct page *out)
+{
+    sqlite3_stmt *q;
+    memset(out, 0, sizeof(*out));
+    int rc = sq_get(s, S_PAGE, &q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(q, 1, sq_key(batch, no));
+    int code = sqlite3_step(q);
+    if (code == SQLITE_ROW) {
+        out->no = no;
+        out->lane = (uint64_t)sq_lane(batch, (uint64_t)sqlite3_column_int64(q, 0));
+        out->count = (uint32_t)sqlite3_column_int64(q, 1);
+        rc = sq_keep(s, q, 2, &out->data, &out->len);
+    } else {
+        rc = code == SQLITE_DONE ? E_NOTFOUND : sq_fail(s, code);
+    }
+    sq_put(q);
+    return rc;
+}

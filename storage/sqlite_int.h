@@ -55,6 +55,7 @@ enum {
     X(PAGES, "SELECT id,lane,count,data FROM page WHERE id>?1 AND id<?2 ORDER BY id LIMIT ?3")     \
     X(LANE_PAGE, "SELECT id,count,data FROM page WHERE lane=?1 AND id>?2 AND id<?3 "               \
                  "ORDER BY id LIMIT 1")                                                            \
+    X(PAGE, "SELECT lane,count,data FROM page WHERE id=?1")                                        \
     X(CUT_PAGES, "SELECT id,length(data) FROM page WHERE id>=?1 AND id<?2 ORDER BY id LIMIT ?3")   \
     X(REMOVE_PAGES, "DELETE FROM page WHERE id>=?1 AND id<=?2")                                    \
     X(CUT_RESULTS, "SELECT id,body_len+ifnull(length(headers),0) FROM result "                     \

@@ -271,6 +271,8 @@ int store_pages(struct store *s, int64_t batch, int64_t after_no, size_t max, st
  * call on this store. E_NOTFOUND: there is none. */
 int store_lane_page(struct store *s, int64_t batch, uint64_t lane, int64_t after_no,
                     struct page *out) MUSTCHECK;
+/* One page by its number; likewise. Does not depend on the lanes' index. */
+int store_page(struct store *s, int64_t batch, uint32_t no, struct page *out) MUSTCHECK;
 /* Which indexes of a batch have results (in order of index), and what they were: used when the
  * service starts again. last_n: the highest completion number. */
 typedef int store_done_fn(void *arg, uint64_t index, enum result_status status, uint64_t body_len);
