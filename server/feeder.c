@@ -245,8 +245,8 @@ static int scan_plain(struct engine *e, struct live *l, uint64_t n_live)
     struct page_map *f = l->feed;
     while (!f->scanned && l->outstanding < budget_window(e, n_live) && !budget_full(e)) {
         uint32_t no = (uint32_t)(f->scan + 1), n;
-        bool last;
-        struct page p;
+        bool last = true;
+        struct page p = {0};
         if (no >= l->b.pages) {
             f->scanned = true;
             break;

@@ -362,7 +362,7 @@ static struct done *out_failed(struct fetcher *f, struct live *l, const struct i
     d->live = l;
     r->index = it->index;
     r->status = RESULT_FAILED;
-    r->error = error;
+    r->error = (int)error;
     r->error_message = put(f, message);
     r->url = put(f, it->url);
     r->custom_id = put(f, it->custom_id);

@@ -46,7 +46,8 @@ def refused(answer):
 def test_promise_2_nothing_is_confirmed_while_syncs_fail(start, origin):
     service = start()
     kept = service.submit([origin.url(f"/bytes/10?t=k{i}") for i in range(20)], name="kept")
-    results = service.finish(kept)
+    service.finish(kept)
+    results = service.results(kept["id"])
     with failing_syncs(service) as failed:
         for i in range(3):
             refused(service.post("/v1/batches", {"urls": [origin.url("/bytes/1")], "name": f"r{i}"}))
