@@ -367,7 +367,6 @@ enum MHD_Result ingest_commit(struct request *r, struct upload_settings *s)
     if (in->done)
         return answer_commit(r);
     s->idem_key = in->key;
-    s->request_id = in->r->request_id;
     if (in->hash && EVP_DigestFinal_ex(in->hash, s->idem_hash, NULL) != 1)
         return answer_fail(r, PROBLEM_INTERNAL, "the content could not be hashed");
     if (!park_arm(r)) {

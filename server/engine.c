@@ -401,6 +401,7 @@ static void steer(struct engine *e, const char *id, enum steer_verb verb, engine
     m->m.type = KEEPER_STEER;
     snprintf(m->id, sizeof(m->id), "%s", id);
     m->verb = verb;
+    snprintf(m->request, sizeof(m->request), "%s", log_request_id());
     m->fn = fn;
     m->arg = arg;
     inbox_put(&e->inbox, &m->m);

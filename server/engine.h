@@ -16,8 +16,6 @@
 
 struct engine;
 
-enum { REQUEST_ID_SIZE = 129 }; /* of a request to the API, with its NUL */
-
 /* Opens the store in cfg->data for writing, starts the threads, takes up all unfinished batches.
  * cfg must outlive the engine. On failure *why says the cause. */
 int engine_start(struct engine **out, const struct config *cfg, char *why,
@@ -92,7 +90,6 @@ struct upload_settings {
     struct item defaults;        /* url unset */
     const char *name, *metadata; /* NULL: none; metadata: a JSON object as text */
     const char *idem_key;        /* NULL: none */
-    const char *request_id;      /* for the log; NULL: none */
     uint8_t idem_hash[STORE_HASH_SIZE];
     uint32_t expires_after_s; /* 0: not given */
     const char *retry_of;     /* id of the batch whose failed requests these are; NULL: none */

@@ -126,7 +126,7 @@ struct msg_commit {
     struct batch b;        /* no, id, pages, times: set by the keeper */
     upload_done_fn *fn;
     void *arg;
-    char request[REQUEST_ID_SIZE]; /* "": unknown */
+    char request[REQUEST_ID_SIZE]; /* for the log; "": none */
     int rc;                        /* set by the keeper */
     struct live *live;
     struct batch existing; /* rc E_EXISTS */
@@ -199,6 +199,7 @@ enum steer_verb { STEER_CANCEL, STEER_DELETE, STEER_PAUSE, STEER_RESUME };
 /* Goes to the keeper, then (FETCH_DROP, but for resume) to every fetcher, then back. */
 struct msg_steer {
     struct msg m;
+    char request[REQUEST_ID_SIZE]; /* for the log; "": none */
     char id[STORE_BATCH_ID_SIZE];
     enum steer_verb verb;
     engine_done_fn *fn;

@@ -144,8 +144,7 @@ static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
         pthread_mutex_lock(&e->mutex);
         engine_view(l, &v);
         pthread_mutex_unlock(&e->mutex);
-        log_event(LOG_INFO, "batch_accepted",
-                  LOG_S("request", m->request[0] != '\0' ? m->request : NULL),
+        log_event(LOG_INFO, "batch_accepted", LOG_OPT("request", m->request),
                   LOG_S("batch", l->b.id), LOG_U("total", l->b.total));
     } else {
         give_up(k, m->upload);
@@ -229,7 +228,8 @@ void keeper_steered(struct keeper *k, struct msg_steer *m)
                                         [STEER_RESUME] = "resume"};
     (void)k;
     if (m->rc == 0)
-        log_event(LOG_INFO, "batch_steered", LOG_S("batch", m->id), LOG_S("verb", verbs[m->verb]));
+        log_event(LOG_INFO, "batch_steered", LOG_OPT("request", m->request), LOG_S("batch", m->id),
+                  LOG_S("verb", verbs[m->verb]));
     m->fn(m->arg, m->rc);
     if (m->live != NULL) {
         m->live->halting -= m->halted;

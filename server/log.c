@@ -68,6 +68,11 @@ void log_request(const char *id)
     request = id;
 }
 
+const char *log_request_id(void)
+{
+    return request != NULL ? request : "";
+}
+
 /* ---- how often ---- */
 
 struct event {

@@ -36,6 +36,7 @@ struct log_field {
     {                                                                   \
         .key = (k), .type = LOG_TYPE_TEXT, .text = (v), .len = SIZE_MAX \
     }
+#define LOG_OPT(k, v) LOG_S(k, (v)[0] != '\0' ? (v) : NULL) /* "": left out */
 #define LOG_SPAN(k, p, n)                                          \
     (struct log_field)                                             \
     {                                                              \
@@ -79,9 +80,12 @@ void log_write_always(enum log_level level, const char *event, const struct log_
 void log_line(enum log_level level, const char *event, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
 
+enum { REQUEST_ID_SIZE = 129 }; /* of a request to the API, with its NUL */
 /* Whatever this thread logs until the next call concerns this request (its text must live as long);
  * NULL: none. */
 void log_request(const char *id);
+/* What was set; "" for none. */
+const char *log_request_id(void);
 
 /* Before other threads log; the level may change at any time. */
 void log_set_level(enum log_level level);

@@ -251,8 +251,7 @@ void upload_commit(struct upload *u, const struct upload_settings *s, upload_don
     m->fn = fn;
     m->arg = arg;
 
-    if (s->request_id != NULL)
-        snprintf(m->request, sizeof(m->request), "%s", s->request_id);
+    snprintf(m->request, sizeof(m->request), "%s", log_request_id());
 
     struct batch *b = &m->b;
     b->state = BATCH_OPEN;

@@ -64,8 +64,8 @@ def test_a_line_for_each_event_with_its_ids(start, origin, form):
     own = service.get(f"/v1/batches/{batch}").expect(200).header("X-Request-Id")
     logged(service, "request", request=own, batch=batch, method="GET", status=200)
     other = service.post("/v1/batches", {"urls": [origin.url("/delay/30")]}).json()["id"]
-    service.post(f"/v1/batches/{other}/cancel").expect(202)
-    logged(service, "batch_steered", batch=other, verb="cancel")
+    by = service.post(f"/v1/batches/{other}/cancel").expect(202).header("X-Request-Id")
+    logged(service, "batch_steered", request=by, batch=other, verb="cancel")
     service.restart("--log-format", form)
     service.stop()
     events = lines(service)
