@@ -20,7 +20,7 @@ enum {
     POOL_LEAST = 16,      /* … and the least that takes a usual request's header */
     WINDOW_MOST = 262144, /* requests */
     UPLOADS_MOST = 1024,
-    UPLOAD_LEAST = 16 * 1024, /* of one that stands still */
+    UPLOAD_LEAST = 12 * 1024, /* of one that stands still */
     NAMES_MOST = 65536,
     KEPT_MOST = 50000,
     LINE_MAX_BYTES = 4096,
@@ -82,7 +82,7 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
     p->kept_max = (uint32_t)least(p->kept / w->fetchers / MEMORY_KEPT, KEPT_MOST);
     uint64_t spares = limit / SPARES_PART / w->fetchers / MEMORY_TRANSFER;
     p->spares_max = (uint32_t)least(spares, SPARES_MOST);
-    p->max_uploads = (uint32_t)least(p->uploads / 2 / UPLOAD_LEAST, UPLOADS_MOST);
+    p->max_uploads = (uint32_t)least(p->uploads / UPLOAD_LEAST, UPLOADS_MOST);
     /* It is there as a line, as values, as a record, in a page and in SQLite. */
     p->element_max = (uint32_t)least(p->uploads / 6 / KIB * KIB, 8 * MIB);
     p->unread = least(p->answers / 4, 16 * MIB);
