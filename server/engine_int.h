@@ -244,13 +244,14 @@ struct upload {
         uint32_t pos, len;
     } * entries;
     size_t n_entries, cap_entries;
-    size_t charged;        /* chunk and entries, in engine.upload_bytes */
-    int64_t reserved;      /* in engine.live_bytes, until it is released */
-    bool ended;            /* committed or aborted: the keeper knows */
-    _Atomic int64_t no;    /* keeper: the number of its staged batch; 0: nothing staged yet */
-    _Atomic int rc;        /* first failure of a piece */
-    pthread_mutex_t mutex; /* the three below */
-    unsigned pending;      /* pieces on their way */
+    size_t charged;           /* chunk and entries, in engine.upload_bytes */
+    _Atomic size_t under_way; /* pieces, in engine.upload_bytes */
+    int64_t reserved;         /* in engine.live_bytes, until it is released */
+    bool ended;               /* committed or aborted: the keeper knows */
+    _Atomic int64_t no;       /* keeper: the number of its staged batch; 0: nothing staged yet */
+    _Atomic int rc;           /* first failure of a piece */
+    pthread_mutex_t mutex;    /* the three below */
+    unsigned pending;         /* pieces on their way */
     upload_fn *wait_fn;
     void *wait_arg;
 };

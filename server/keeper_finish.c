@@ -116,6 +116,7 @@ void keeper_clear_group(struct live *l)
 
 static void finish_pages(struct msg_pages *m, int rc)
 {
+    atomic_fetch_sub(&m->upload->under_way, m->charged);
     upload_charge(m->upload, &m->charged, 0);
     upload_piece_done(m->upload, rc);
     upload_unref(m->upload);

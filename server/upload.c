@@ -135,9 +135,10 @@ static struct msg_pages *make_piece(struct upload *u)
     m->pages = xrealloc(m->pages, m->n * sizeof(*m->pages));
     buf_reset(&u->chunk);
     u->n_entries = 0;
-    if (upload_crowded(u, 0))
+    if (upload_crowded(u, u->charged))
         drop_buffers(u);
     upload_charge(u, &m->charged, m->buf.cap + m->n * sizeof(*m->pages));
+    atomic_fetch_add(&u->under_way, m->charged);
     return m;
 }
 
@@ -164,6 +165,15 @@ static int reserve(struct upload *u)
     }
     u->reserved += more;
     return 0;
+}
+
+/* Small pieces make many small pages, so it takes others to make them small. */
+static size_t piece_bytes(const struct upload *u)
+{
+    size_t part = u->engine->memory.uploads / 8;
+    if (u->chunk.len >= PIECE_SHORT && upload_crowded(u, u->charged + atomic_load(&u->under_way)))
+        return PIECE_SHORT;
+    return part < PIECE_BYTES ? part : PIECE_BYTES;
 }
 
 static void add_entry(struct upload *u, struct entry en)
@@ -200,8 +210,7 @@ int upload_add(struct upload *u, const struct item *it, const char *host)
               });
     u->count++;
     charge_buffers(u);
-    if (u->n_entries == PIECE_ITEMS || u->chunk.len >= PIECE_BYTES ||
-        (u->chunk.len >= PIECE_SHORT && upload_crowded(u, 0)))
+    if (u->n_entries == PIECE_ITEMS || u->chunk.len >= piece_bytes(u))
         send_piece(u);
     return 0;
 }

@@ -92,9 +92,9 @@ def bodies(service, n, size):
 
 
 def queued(service, n, headers=TEXT):
-    """One batch of n URLs at n / 1,000 hosts, which don't answer."""
+    """One batch of n URLs at n / 10,000 hosts, which don't answer."""
     origin = Origin()
-    hosts = max(1, n // 1000)
+    hosts = max(1, n // 10_000)
     form = {"text/plain": "%s\n", "application/x-ndjson": '"%s"\n'}.get(headers["Content-Type"])
 
     def pieces():
