@@ -50,12 +50,12 @@ def test_a_service_that_stops_lives_but_is_not_ready(start, origin):
 
 @pytest.mark.skipif(SANITIZED, reason="a traced sanitizer build is too slow to tell stuck from slow")
 def test_a_stuck_keeper_is_no_ready_service(start, origin):
-    """The disk takes seven seconds to sync: nothing is accepted meanwhile. When it is over, all is
+    """The disk takes six seconds to sync: nothing is accepted meanwhile. When it is over, all is
     well again."""
     service = start()
     tracer = subprocess.Popen(
         ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync", "-e",
-         "inject=fdatasync:delay_enter=7s:when=1", "-p", str(service.process.pid)],
+         "inject=fdatasync:delay_enter=6s:when=1", "-p", str(service.process.pid)],
         stderr=subprocess.PIPE)
     try:
         tasks = pathlib.Path(f"/proc/{service.process.pid}/task")
