@@ -5,6 +5,7 @@
 """
 import pathlib
 import shutil
+import socket
 import sys
 
 import pytest
@@ -67,6 +68,13 @@ def origin(session_origin):
     """nginx, with peaks and log reset."""
     session_origin.reset()
     return session_origin
+
+
+@pytest.fixture
+def silent():
+    """The URL of an origin that takes connections and never answers; nothing of it stays behind."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/"
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def logged(service, name, **fields):
 
 
 @pytest.mark.parametrize("form", ["text", "json"])
-def test_a_line_for_each_event_with_its_ids(start, origin, form):
+def test_a_line_for_each_event_with_its_ids(start, origin, silent, form):
     service = start("--log-format", form, "--log-level", "debug")
     answer = service.post("/v1/batches", {"urls": [origin.url("/bytes/10"), origin.url("/status/404")]},
                           {"X-Request-Id": "my-id:1"}).expect(202)
@@ -63,7 +63,7 @@ def test_a_line_for_each_event_with_its_ids(start, origin, form):
            target="/v1/batches")
     own = service.get(f"/v1/batches/{batch}").expect(200).header("X-Request-Id")
     logged(service, "request", request=own, batch=batch, method="GET", status=200)
-    other = service.post("/v1/batches", {"urls": [origin.url("/delay/30")]}).json()["id"]
+    other = service.post("/v1/batches", {"urls": [silent]}).json()["id"]
     by = service.post(f"/v1/batches/{other}/cancel").expect(202).header("X-Request-Id")
     logged(service, "batch_steered", request=by, batch=other, verb="cancel")
     service.restart("--log-format", form)
