@@ -41,6 +41,18 @@ void answer_header(struct MHD_Response *resp, const char *name, const char *valu
         log_event(LOG_WARN, "header_not_added", LOG_S("name", name));
 }
 
+int64_t answer_turn(const struct request *r)
+{
+    log_request(r ? r->request_id : NULL);
+    return now_us();
+}
+
+void answer_turn_over(int64_t begin)
+{
+    log_request(NULL);
+    metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_API, now_us() - begin);
+}
+
 void answer_count(struct request *r, unsigned status)
 {
     r->answered = true;

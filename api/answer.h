@@ -18,6 +18,10 @@ enum MHD_Result answer_problem(struct request *r);
 /* Sets r->problem and sends it. */
 enum MHD_Result answer_fail(struct request *r, enum problem_type type, const char *fmt, ...)
     PRINTF_LIKE(3, 4);
+/* Around what the library calls us for: what is logged names the request (NULL is fine), and the
+ * time that the api thread was busy is counted. */
+int64_t answer_turn(const struct request *r);
+void answer_turn_over(int64_t begin);
 /* An answer was given: counts it. */
 void answer_count(struct request *r, unsigned status);
 /* An empty answer (204). */

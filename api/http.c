@@ -347,21 +347,10 @@ static enum MHD_Result on_call(void *arg, struct MHD_Connection *conn, const cha
                                const char *method, const char *version, const char *data,
                                size_t *size, void **context)
 {
-    int64_t begin = now_us();
-    const struct request *r = *context;
-    static _Thread_local bool registered;
-
-    if (!registered) {
-        registered = true;
-        pulse_register("API thread");
-    }
-    pulse_begin(begin);
-    log_request(r ? r->request_id : NULL);
+    int64_t begin = answer_turn(*context);
     enum MHD_Result ok = serve(arg, conn, url, method, version, data, size, context);
 
-    log_request(NULL);
-    pulse_end();
-    metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_API, now_us() - begin);
+    answer_turn_over(begin);
     return ok;
 }
 

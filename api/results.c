@@ -36,6 +36,7 @@ struct stream {
     size_t taken;      /* of feed.out */
     size_t skip;       /* bytes to be made that were taken already */
     size_t held;       /* counted in api->held */
+    struct request *r; /* of which it is the answer */
 };
 
 static void save(struct stream *s)
@@ -130,12 +131,22 @@ static ssize_t stream_read(void *arg, uint64_t pos, char *out, size_t max)
     return (ssize_t)n;
 }
 
+static ssize_t stream_turn(void *arg, uint64_t pos, char *out, size_t max)
+{
+    int64_t begin = answer_turn(((struct stream *)arg)->r);
+    ssize_t n = stream_read(arg, pos, out, max);
+
+    answer_turn_over(begin);
+    return n;
+}
+
 /* Takes over s. */
 static enum MHD_Result send_stream(struct request *r, struct stream *s, const char *type)
 {
     struct MHD_Response *resp = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK,
-                                                                  stream_read, s, stream_free);
+                                                                  stream_turn, s, stream_free);
 
+    s->r = r;
     if (!resp)
         stream_free(s);
     else if (r->head) /* otherwise the library ends the missing body with an empty chunk */
@@ -386,6 +397,7 @@ enum MHD_Result results_get(struct request *r)
 /* ---- its body ---- */
 
 struct body_stream {
+    struct request *r; /* of which it is the answer */
     struct api *api;
     int64_t batch;
     uint64_t n, first, len;
@@ -415,6 +427,15 @@ static ssize_t body_read(void *arg, uint64_t pos, char *out, size_t max)
         return MHD_CONTENT_READER_END_WITH_ERROR;
     }
     return (ssize_t)got;
+}
+
+static ssize_t body_turn(void *arg, uint64_t pos, char *out, size_t max)
+{
+    int64_t begin = answer_turn(((struct body_stream *)arg)->r);
+    ssize_t n = body_read(arg, pos, out, max);
+
+    answer_turn_over(begin);
+    return n;
 }
 
 static enum MHD_Result answer_bad_range(struct request *r, uint64_t len)
@@ -460,10 +481,10 @@ static enum MHD_Result send_body(struct request *r, const struct batch *b,
         resp = MHD_create_response_from_buffer(0, NULL, MHD_RESPMEM_PERSISTENT);
     } else {
         bs = xcalloc(1, sizeof(*bs));
-        *bs = (struct body_stream){r->api, b->no, info->n, first, last - first + 1, 0};
+        *bs = (struct body_stream){r, r->api, b->no, info->n, first, last - first + 1, 0};
         piece = held_room(r->api) < PIECE ? held_room(r->api) : PIECE;
         piece = bs->len < piece ? (size_t)bs->len : piece;
-        resp = MHD_create_response_from_callback(bs->len, piece, body_read, bs, body_free);
+        resp = MHD_create_response_from_callback(bs->len, piece, body_turn, bs, body_free);
         if (bs->len > STEP_LONG)
             held_be_patient(r);
         if (resp)
