@@ -108,6 +108,11 @@ static const struct option options[] = {
     {"ca-file", K_FILE, AT(ca_file), 1, 4000, NULL, "PEM",
      "trusted certificates instead of the system's"},
 
+    {.help = "Backup"},
+    {"backup-max-log", K_SIZE, AT(backup_max_log), 1024 * 1024, 1024 * GIB, "auto", "SIZE|auto",
+     "give up when the running service's log has grown by so\n"
+     "much; auto: as much as the database has, at least 1g"},
+
     {.help = "Other"},
     {"config", K_CONFIG, 0, 0, 0, NULL, "FILE",
      "read options from FILE: lines of \"name = value\""},
@@ -116,6 +121,18 @@ static const struct option options[] = {
     {"list-routes", K_FLAG, AT(list_routes), 0, 0, NULL, NULL, "print the API's routes and exit"},
     {"version", K_VERSION, 0, 0, 0, NULL, NULL, "print the version and exit"},
     {"help", K_HELP, 0, 0, 0, NULL, NULL, "print this text and exit"},
+};
+
+/* The first argument that is no option. */
+static const struct {
+    const char *name;
+    enum command command;
+    const char *operand; /* NULL: it takes none */
+    const char *help;
+} commands[] = {
+    {"backup", COMMAND_BACKUP, "FILE",
+     "copy the database of --data to FILE (which must not be there), while\n"
+     "the service runs or not; to batchfetch.db in it if it is a directory"},
 };
 
 /* Where a value comes from, for messages. */
@@ -391,6 +408,7 @@ static const char *set_listen(struct config *c, const char *v)
     if (!loopback)
         return "only a loopback address (127.0.0.1 or [::1]) can be listened on, because there "
                "are no API keys yet to protect the service from others";
+    free(c->operand);
     free(c->listen_host);
     c->listen_host = xstrdup(use);
     c->listen_port = (uint16_t)port;
@@ -706,6 +724,38 @@ static int read_environment(struct config *c)
     return 0;
 }
 
+/* An argument that is no option, nor the value of one. */
+static int take_word(struct config *c, const struct source *s, const char *a)
+{
+    if (c->command == COMMAND_SERVE) {
+        for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+            if (strcmp(a, commands[i].name) == 0) {
+                c->command = commands[i].command;
+                return 0;
+            }
+        }
+    }
+    if (c->command != COMMAND_SERVE && c->operand == NULL && a[0] != '-' && a[0] != '\0') {
+        c->operand = xstrdup(a);
+        return 0;
+    }
+    complain(s, NULL, "unexpected argument \"%s\"; options begin with --", a);
+    return E_INVAL;
+}
+
+static int check_operand(const struct config *c)
+{
+    static const struct source s = {"command line", 0};
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        if (c->command == commands[i].command && commands[i].operand != NULL &&
+            c->operand == NULL) {
+            complain(&s, commands[i].name, "%s is missing", commands[i].operand);
+            return E_INVAL;
+        }
+    }
+    return 0;
+}
+
 /* Goes over the arguments and hands each to fn; used twice: to find --config, then for all. */
 static int command_line(int argc, char **argv, struct config *c, const char **config)
 {
@@ -719,8 +769,9 @@ static int command_line(int argc, char **argv, struct config *c, const char **co
         if (strcmp(a, "-V") == 0)
             a = "--version";
         if (strncmp(a, "--", 2) != 0 || a[2] == '\0') {
-            complain(&s, NULL, "unexpected argument \"%s\"; options begin with --", a);
-            return E_INVAL;
+            if (config == NULL && take_word(c, &s, a) != 0)
+                return E_INVAL;
+            continue;
         }
         size_t n = strcspn(a + 2, "=");
         const char *v = a[2 + n] == '=' ? a + 2 + n + 1 : NULL;
@@ -755,19 +806,40 @@ static int command_line(int argc, char **argv, struct config *c, const char **co
     return 0;
 }
 
+/* `left`, and the text beside it; no line break at its end. */
+static void print_lines(const char *left, const char *text)
+{
+    for (const char *line = text;; line++) {
+        size_t n = strcspn(line, "\n");
+        printf("%-31s %.*s", left, (int)n, line);
+        left = "";
+        line += n;
+        if (*line == '\0')
+            break;
+        putchar('\n');
+    }
+}
+
 static void print_help(void)
 {
     char left[64];
 
     printf(
         "batchfetch %s: fetches batches of URLs through an HTTP API\n\n"
-        "Usage: batchfetch [OPTION]...\n\n"
+        "Usage: batchfetch [OPTION]...\n"
+        "       batchfetch COMMAND [OPTION]...\n\n"
         "Each option but those of the last group can also be given as an environment variable\n"
         "(--max-urls as BATCHFETCH_MAX_URLS) or in the file of --config or BATCHFETCH_CONFIG\n"
         "(max-urls = N). The command line wins over the environment, and that over the file.\n"
         "SIZE is in bytes, or with k, m, g for KiB, MiB, GiB. DURATION is a number with s, m, h, d\n"
         "or w (seconds to weeks): 90s, 12h, 7d.\n",
         batchfetch_version);
+    printf("\nCommands:\n");
+    for (size_t i = 0; i < ARRAY_LEN(commands); i++) {
+        snprintf(left, sizeof(left), "  %s %s", commands[i].name, commands[i].operand);
+        print_lines(left, commands[i].help);
+        putchar('\n');
+    }
     for (size_t i = 0; i < ARRAY_LEN(options); i++) {
         const struct option *o = &options[i];
         if (o->name == NULL) {
@@ -776,15 +848,7 @@ static void print_help(void)
         }
         snprintf(left, sizeof(left), "  --%s%s%s", o->name, o->arg != NULL ? " " : "",
                  o->arg != NULL ? o->arg : "");
-        for (const char *line = o->help;; line++) {
-            size_t n = strcspn(line, "\n");
-            printf("%-31s %.*s", left, (int)n, line);
-            left[0] = '\0';
-            line += n;
-            if (*line == '\0')
-                break;
-            putchar('\n');
-        }
+        print_lines(left, o->help);
         if (o->value != NULL)
             printf(" (default: %s)", o->value);
         else if (strcmp(o->name, "user-agent") == 0)
@@ -818,6 +882,8 @@ int config_load(struct config *c, int argc, char **argv)
         rc = read_environment(c);
     if (rc == 0)
         rc = command_line(argc, argv, c, NULL);
+    if (rc == 0)
+        rc = check_operand(c);
     if (rc == 0 && c->data == NULL) {
         complain(&(struct source){"command line", 0}, "--data",
                  "there is no default, because HOME is not set: name a directory");

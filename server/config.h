@@ -7,7 +7,11 @@
 #include "server/base.h"
 #include "server/guard.h"
 
+enum command { COMMAND_SERVE, COMMAND_BACKUP };
+
 struct config {
+    enum command command;          /* the first argument that is no option */
+    char *operand;                 /* of a command that takes one */
     char *listen_host;             /* --listen HOST:PORT; default 127.0.0.1:8080 */
     uint16_t listen_port;          /* 0: any free port */
     char *data;                    /* --data DIR; default see config_load */
@@ -31,6 +35,7 @@ struct config {
     uint32_t max_connections;      /* --max-connections: API connections; default 1024 */
     uint64_t max_disk;             /* --max-disk SIZE|auto|none: of the data directory; disk.h */
     uint64_t memory_limit;         /* --memory-limit SIZE|auto: resident memory; 0 = auto */
+    uint64_t backup_max_log;       /* --backup-max-log SIZE|auto; 0 = auto */
     _Atomic uint64_t
         retain_s; /* --retain DURATION|never: of ended batches; 0 = never; default 7 days */
     _Atomic uint64_t drain_timeout_s; /* --drain-timeout DURATION: after SIGTERM; default 30 s */

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "api/api.h"
+#include "server/backup.h"
 #include "server/config.h"
 #include "server/engine.h"
 #include "server/fetch.h"
@@ -205,6 +206,10 @@ int main(int argc, char **argv)
     if (p.cfg.list_routes) {
         api_print_routes(stdout);
         result = EXIT_OK;
+        goto out;
+    }
+    if (p.cfg.command == COMMAND_BACKUP) {
+        result = backup_run(&p.cfg);
         goto out;
     }
     if (p.cfg.check) {

@@ -19,9 +19,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+/* Frames of the write-ahead log, of 8 KiB each. From PASSIVE_FRAMES on it is folded back, and the next
+ * commit begins it anew, if no reader looks at it just then; from RESTART_FRAMES on by waiting for the
+ * readers: each is through in some milliseconds, and those that come meanwhile don't use the log. */
 #ifndef PASSIVE_FRAMES /* smaller for tests/power */
-enum { PASSIVE_FRAMES = 4000, RESTART_FRAMES = 32000 };
+enum { PASSIVE_FRAMES = 4000, RESTART_FRAMES = 8000 };
 #endif
+enum {
+    RESTART_WAIT_MS = 50,
+    STEP_FRAMES = PASSIVE_FRAMES / 2, /* more until it is tried again */
+};
 
 static const char *const sql_of[] = {
 #define X(name, sql) sql,
@@ -208,6 +215,8 @@ static int on_commit(void *arg, sqlite3 *db, const char *name, int frames)
     struct store *s = arg;
     (void)db;
     (void)name;
+    if (frames < s->frames) /* it begins anew */
+        s->checkpoint_at = PASSIVE_FRAMES;
     s->frames = frames;
     if (s->folded > frames) /* the log was begun anew */
         s->folded = 0;
@@ -274,7 +283,7 @@ static int take_lock(struct store *s, const char *dir)
     return 0;
 }
 
-static int pragma_int(struct store *s, const char *sql, int *value)
+int sq_pragma_int(struct store *s, const char *sql, int *value)
 {
     sqlite3_stmt *q;
     int code = sqlite3_prepare_v2(s->db, sql, -1, &q, NULL);
@@ -291,15 +300,14 @@ static int exec(struct store *s, const char *sql)
     return sq_fail(s, sqlite3_exec(s->db, sql, NULL, NULL, NULL));
 }
 
-/* Whether the database is ours to use; changes nothing. */
-static int check_version(struct store *s, int *version)
+int sq_check_version(struct store *s, int *version)
 {
     int application, tables;
-    int rc = pragma_int(s, "PRAGMA user_version", version);
+    int rc = sq_pragma_int(s, "PRAGMA user_version", version);
     if (rc == 0)
-        rc = pragma_int(s, "PRAGMA application_id", &application);
+        rc = sq_pragma_int(s, "PRAGMA application_id", &application);
     if (rc == 0)
-        rc = pragma_int(s, "SELECT count(*) FROM sqlite_schema", &tables);
+        rc = sq_pragma_int(s, "SELECT count(*) FROM sqlite_schema", &tables);
     if (rc != 0)
         return rc;
     if (*version < 0 || (tables > 0 && application != APPLICATION_ID)) {
@@ -345,7 +353,7 @@ static int set_up(struct store *s)
                        "PRAGMA wal_autocheckpoint=0; PRAGMA query_only=1");
     /* First of all: auto_vacuum and journal_mode write to the file, whosever it is. */
     int version;
-    int rc = check_version(s, &version);
+    int rc = sq_check_version(s, &version);
     if (rc != 0)
         return rc;
     /* page_size and auto_vacuum count only before the first write. Debian's secure_delete would
@@ -376,6 +384,7 @@ int store_open(struct store **out, const char *dir, enum store_mode mode, char *
         return E_NOMEM;
     s->writer = mode == STORE_WRITE;
     s->lock_fd = -1;
+    s->checkpoint_at = PASSIVE_FRAMES;
     s->horizon.now_ms = INT64_MIN;
     char path[PATH_MAX];
     int rc = 0;
@@ -490,21 +499,24 @@ void store_checkpoint(struct store *s, bool force)
     int mode = SQLITE_CHECKPOINT_PASSIVE, frames = 0, folded = -1;
     if (force)
         mode = SQLITE_CHECKPOINT_TRUNCATE;
-    else if (s->frames > RESTART_FRAMES)
-        mode = SQLITE_CHECKPOINT_RESTART;
-    else if (s->frames < PASSIVE_FRAMES)
+    else if (s->frames < s->checkpoint_at)
         return;
+    else if (s->frames >= RESTART_FRAMES)
+        mode = SQLITE_CHECKPOINT_RESTART;
     if (sq_mend(s) != 0)
         return;
-    /* A reader may keep a RESTART from finishing: don't wait for it, there is a next time. */
-    sqlite3_busy_timeout(s->db, 0);
+    sqlite3_busy_timeout(s->db, mode == SQLITE_CHECKPOINT_RESTART ? RESTART_WAIT_MS : 0);
     int code = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, &frames, &folded);
     sqlite3_busy_timeout(s->db, 5000);
     if (folded >= 0)
         s->folded = folded;
-    if (code == SQLITE_OK)
+    if (code == SQLITE_OK && mode != SQLITE_CHECKPOINT_PASSIVE) {
         s->frames = 0;
-    else if (code == SQLITE_IOERR_FSYNC)
+        s->checkpoint_at = PASSIVE_FRAMES;
+    } else {
+        s->checkpoint_at = s->frames + STEP_FRAMES;
+    }
+    if (code == SQLITE_IOERR_FSYNC)
         s->unsure = true;
     s->checkpoints += code == SQLITE_OK;
     s->checkpoints_failed += code != SQLITE_OK;

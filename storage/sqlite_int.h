@@ -122,8 +122,9 @@ struct store {
     bool lost;   /* … and it cannot be mended */
     int lock_fd;
     struct store_horizon horizon;
-    int frames; /* of the write-ahead log, after the last commit */
-    int folded; /* of these, after the last checkpoint */
+    int frames;        /* of the write-ahead log, after the last commit */
+    int folded;        /* of these, after the last checkpoint */
+    int checkpoint_at; /* frames: the next checkpoint */
     uint64_t checkpoints, checkpoints_failed;
     void *page; /* the last one read */
     size_t page_cap;
@@ -136,6 +137,10 @@ int sq_fail(struct store *s, int code) MUSTCHECK;
 /* After a failed sync: makes sure that all that was committed is on the disk (sqlite_mend.c). Outside
  * a transaction. E_IO: not yet, try again later. E_CORRUPT: it is lost. */
 int sq_mend(struct store *s) MUSTCHECK;
+/* The first number that a query gives. */
+int sq_pragma_int(struct store *s, const char *sql, int *value) MUSTCHECK;
+/* Whether the database is ours to use; changes nothing. E_CORRUPT, E_TOONEW. */
+int sq_check_version(struct store *s, int *version) MUSTCHECK;
 /* The prepared statement; *out is NULL on failure. Give it back with sq_put or sq_finish. */
 int sq_get(struct store *s, enum statement i, sqlite3_stmt **out) MUSTCHECK;
 void sq_put(sqlite3_stmt *q);

@@ -185,6 +185,26 @@ int store_open(struct store **out, const char *dir, enum store_mode mode, char *
  * that we know. A service may be running on it. Not looked at: what is in the log only.
  * E_INVAL, E_IO, E_CORRUPT, E_TOONEW. */
 int store_check(const char *dir, char *why, size_t why_size) MUSTCHECK;
+struct store_backup_progress {
+    uint64_t done, total; /* bytes of the copy */
+    uint64_t log_bytes;   /* size of the log of the database that is copied */
+};
+struct store_backup {
+    const char *dir;  /* whose database is copied: a service may be running on it */
+    const char *file; /* the copy: by the name batchfetch.db a directory of it can be opened */
+    uint64_t
+        max_log; /* bytes that the log may grow by meanwhile; 0: as many as the database has, and
+                         1 GiB at least */
+    /* Called every 2 MiB. Not 0: give up. */
+    int (*progress)(void *arg, const struct store_backup_progress *p);
+    void *arg;
+};
+/* Copies a database as it is at some moment of this call: all that was committed before it is in it.
+ * The file is there when it is whole and synced, or not at all. Returns 0; E_EXISTS: there is one of
+ * that name; E_LIMIT: the log grew by more; E_STOPPING: given up; E_FULL, E_IO, E_CORRUPT, E_TOONEW;
+ * `why` says more. */
+int store_backup(const struct store_backup *how, struct store_backup_progress *p, char *why,
+                 size_t why_size) MUSTCHECK;
 /* Closes; the writer checkpoints first. NULL is fine. */
 void store_close(struct store *s);
 /* Text of the last failure of this connection. Never NULL. */

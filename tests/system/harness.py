@@ -507,6 +507,21 @@ def eventually(condition, seconds=10, what="the condition"):
         time.sleep(0.01)
 
 
+def unrecorded(service, path):
+    """GETs a path on a connection of its own, again and again: yields each answer's JSON. Nothing is
+    held against openapi.yaml: for load whose form other tests check."""
+    conn = http.client.HTTPConnection(*service.address, timeout=60 * SLOWER)
+    try:
+        while True:
+            conn.request("GET", path)
+            response = conn.getresponse()
+            data = response.read()
+            assert response.status == 200, (response.status, data[:500])
+            path = (yield json.loads(data)) or path
+    finally:
+        conn.close()
+
+
 class Foreign:
     """Within `with`: which share of the machine's processors others than us took. A duration that
     was measured meanwhile is not ours alone."""
