@@ -197,7 +197,7 @@ def test_an_upload_that_finds_no_space_leaves_nothing(small, origin):
     thread.start()
     eventually(lambda: service.metric("batchfetch_database_bytes") +
                service.metric("batchfetch_wal_bytes") > 8 * MIB)
-    eventually(lambda: service.fill() or service.causes() == ["disk_full"])
+    eventually(lambda: service.causes() == ["disk_full"] or service.fill())
     half.set()
     thread.join()
     answers[0].problem(507, "disk-full")
@@ -296,5 +296,92 @@ def test_a_call_that_fails_now_and_then(small, origin, error, calls):
     assert {b["id"] for b in listed} >= {b["id"] for b in accepted}
     for batch in listed:  # one that was refused may be there, but then whole
         assert service.wait(batch["id"])["request_counts"]["succeeded"] == 6
+    service.stop()
+    database(service)
+
+
+def used(service):
+    """What the data directory takes, its nameless file for bodies included."""
+    total = 0
+    for entry in service.data.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            total += entry.stat().st_blocks * 512
+    for fd in pathlib.Path(f"/proc/{service.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(fd).startswith(str(service.data)) and "(deleted)" in os.readlink(fd):
+                total += fd.stat().st_blocks * 512
+    return total
+
+
+def test_max_disk_is_kept_by_refusing_and_waiting(small, origin):
+    """--max-disk of promise 4: results fill it, nothing is dropped, deleting makes room again."""
+    service = small(128, "--max-disk", "24m", "--max-parallel", 4)
+    peak, stop = [], threading.Event()
+
+    def watch():
+        while not stop.is_set():
+            peak.append(used(service))
+            time.sleep(0.005)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        done = []
+        for n in range(20):
+            answer = service.post("/v1/batches", {"urls": [
+                origin.url(f"/bytes/{MIB // 2}?t={n}-{i}") for i in range(6)]})
+            if answer.status == 507:
+                break
+            done.append(answer.expect(202).json())
+            eventually(lambda: service.batch(done[-1]["id"])["status"] == "completed" or
+                       service.causes() == ["quota"], 30)
+        detail = answer.problem(507, "disk-full", r"--max-disk 24\.0m: .* deleting")["detail"]
+        assert int(answer.header("Retry-After")) >= 1
+        assert service.causes() == ["quota"]
+        assert service.get("/readyz").json()["causes"][0]["detail"][:40] == detail[:40]
+        assert len(done) >= 3
+        # The last one waits, half done perhaps; what is done stays and can be read.
+        waiting = done.pop()
+        for n, batch in enumerate(done[:2]):
+            results = all_succeeded(service, batch, MIB // 2)
+            assert service.body(results[0]) == content(MIB // 2, f"{n}-0")
+        assert service.batch(waiting["id"])["request_counts"]["failed"] == 0
+        service.delete(f"/v1/batches/{done[0]['id']}").expect(204)
+        service.delete(f"/v1/batches/{done[1]['id']}").expect(204)
+        assert service.ready(10) < 5 * SLOWER
+        for batch in [*done[2:], waiting]:
+            all_succeeded(service, batch, MIB // 2)
+        all_succeeded(service, service.submit([origin.url("/bytes/10?t=after")]))
+    finally:
+        stop.set()
+        watcher.join()
+    assert max(peak) <= 24 * MIB, f"{max(peak) / MIB:.1f} MiB"
+    assert len(peak) > 20
+    service.stop()
+    database(service)
+
+
+def test_a_restart_on_a_full_disk(small, origin):
+    """Killed, and others fill the disk: it starts all the same, reads, deletes, and goes on."""
+    service = small(32, "--max-disk", "none", "--max-parallel", 4)
+    old = service.submit([origin.url(f"/bytes/50000?t=old-{i}") for i in range(8)])
+    before = service.finish(old)
+    running = service.submit([origin.url(f"/delay/0.1?t=r-{i}", HOSTS[i % 4]) for i in range(40)],
+                             limits={"max_per_host": 1})
+    eventually(lambda: service.batch(running["id"])["request_counts"]["succeeded"] > 3)
+    service.kill()
+    assert (service.data / "reserve").stat().st_blocks * 512 >= 2 * MIB
+    (service.data / "batchfetch.db-shm").unlink()  # so that there is something to make
+    service.fill()
+    assert service.free() == 0
+    service.start()
+    assert service.causes() == ["disk_full"]
+    refused(service, 507, "disk-full")
+    assert service.finish(old) == before
+    service.delete(f"/v1/batches/{old['id']}").expect(204)
+    service.give_back()
+    service.ready()
+    results = service.finish(running)
+    assert {r["status"] for r in results} == {"succeeded"}
     service.stop()
     database(service)
