@@ -24,7 +24,7 @@ enum {
     PACE_IDLE_US = 1000 * 1000,
     PACE_SHORT_US = 100 * 1000,
     BACKOFF_US = 250 * 1000,
-    BACKOFF_MAX_US = 4 * 1000 * 1000,
+    BACKOFF_MAX_US = 2 * 1000 * 1000,
     SHORT_US = 1000 *
                1000, /* starts pause when a body found no space; doubled when it comes again */
     SHORT_MAX_US = 60 * 1000 * 1000,

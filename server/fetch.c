@@ -640,7 +640,7 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
 static void tell(struct fetcher *f, enum msg_type type)
 {
     struct msg *m = xcalloc(1, sizeof(*m));
-    m->type = type;
+    m->type = (int)type;
     fetcher_put(f, m);
 }
 

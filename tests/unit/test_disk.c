@@ -127,8 +127,8 @@ static void tries_become_rarer_but_not_too_rare(void **state)
     (void)state;
     assert_int_equal(disk_backoff_us(1), 250 * 1000);
     assert_int_equal(disk_backoff_us(2), 500 * 1000);
-    assert_int_equal(disk_backoff_us(5), 4000 * 1000);
-    assert_int_equal(disk_backoff_us(UINT32_MAX), 4000 * 1000);
+    assert_int_equal(disk_backoff_us(4), 2000 * 1000);
+    assert_int_equal(disk_backoff_us(UINT32_MAX), 2000 * 1000);
 }
 
 int main(void)
