@@ -238,14 +238,15 @@ static void follow(struct transfer *t)
     requeue(t);
 }
 
-/* A connection that was kept, and closed by the origin just as we used it. */
+/* A connection that was kept, and closed by the origin just as we used it; or what came first was
+ * no response, but bytes that an earlier one had too many. */
 static bool dead_connection(const struct transfer *t, CURLcode code)
 {
     long made = 0;
     curl_easy_getinfo(t->easy, CURLINFO_NUM_CONNECTS, &made);
-    return made == 0 && t->heads == 0 && !t->resent &&
-           (code == CURLE_GOT_NOTHING || code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR) &&
-           may_repeat(t);
+    bool died = code == CURLE_GOT_NOTHING || code == CURLE_SEND_ERROR || code == CURLE_RECV_ERROR;
+    bool junk = code == CURLE_UNSUPPORTED_PROTOCOL || code == CURLE_WEIRD_SERVER_REPLY;
+    return made == 0 && t->heads == 0 && !t->resent && (died || junk) && may_repeat(t);
 }
 
 /* A handshake that failed with a session (of a server that has changed, say) is made again
@@ -358,6 +359,13 @@ static bool no_room(struct transfer *t)
     return may_repeat(t);
 }
 
+/* What only the end of its connection ends, by TLS, unless its content coding tells as well. */
+static bool cut_off(const struct transfer *t)
+{
+    bool tells = t->decode != NULL && decode_end(t->decode) == 0;
+    return t->ends_by_close && !t->close_notify && !tells;
+}
+
 void end_transfer(struct transfer *t, CURLcode code)
 {
     struct fetcher *f = t->f;
@@ -369,6 +377,7 @@ void end_transfer(struct transfer *t, CURLcode code)
         heed_retry_after(t);
     } else {
         t->status = 0;
+        body_drop(t); /* without a response there is no body */
     }
 
     if (no_room(t) || own_limit(t, code)) { /* nothing is charged to the request */
@@ -406,7 +415,11 @@ void end_transfer(struct transfer *t, CURLcode code)
         follow(t);
         return;
     }
-    t->truncated = code != CURLE_OK && t->head_ended;
+    if (code == CURLE_OK && cut_off(t)) {
+        code = CURLE_PARTIAL_FILE;
+        t->broken = "the TLS connection ended without close_notify: the body may be cut short";
+    }
+    t->truncated = code != CURLE_OK && complete;
     coded_end(t, code == CURLE_OK);
     if (t->follow) /* its body was not kept */
         t->body_len = 0;

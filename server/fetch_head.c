@@ -108,6 +108,8 @@ static void take_field(struct transfer *t, struct span line)
     } else if (span_is(name, "content-encoding")) {
         decode_note(&t->codings, v);
     } else if (span_is(name, "transfer-encoding")) { /* libcurl undoes "chunked" alone */
+        t->has_coding = true;
+        t->chunked = v.len >= 7 && strncasecmp(v.ptr + v.len - 7, "chunked", 7) == 0;
         decode_note(&t->transfer_codings, v);
     } else if (span_is(name, "retry-after")) {
         t->retry_after_ms = retry_parse_after(v.ptr, v.len, wall_ms() / 1000);
@@ -123,7 +125,7 @@ static void start_head(struct transfer *t, struct span line)
     if (++t->heads > INTERIM_MAX)
         t->broken = "more than 20 interim responses";
     t->head_ended = false;
-    t->location_cut = t->has_length = false;
+    t->location_cut = t->has_length = t->has_coding = t->chunked = false;
     t->codings = t->transfer_codings = (struct codings){0};
     t->retry_after_ms = -1;
     buf_reset(&t->fields_in);
@@ -135,12 +137,36 @@ static bool is_redirect(int status)
     return status == 301 || status == 302 || status == 303 || status == 307 || status == 308;
 }
 
+/* Whether bytes may follow that are not this response's, whoever is right about its length (RFC 9112
+ * 6.1): they must not be taken for the next one's. */
+static bool ambiguous(const struct transfer *t)
+{
+    if (t->has_coding)
+        return t->has_length || t->status == 204 || t->status == 304;
+    return t->status == 204 && t->has_length && t->length > 0;
+}
+
+/* Whoever can end a connection could cut such a body short. */
+static void watch_end(struct transfer *t)
+{
+    const struct curl_tlssessioninfo *tls = NULL;
+    curl_easy_getinfo(t->easy, CURLINFO_TLS_SSL_PTR, &tls);
+    t->close_notify = false;
+    t->ends_by_close = tls != NULL && tls->internals != NULL;
+    if (t->ends_by_close)
+        tls_watch_end(tls->internals, &t->close_notify);
+}
+
 static void end_head(struct transfer *t)
 {
     long status = 0;
     curl_easy_getinfo(t->easy, CURLINFO_RESPONSE_CODE, &status);
     t->status = (int)status;
     t->head_ended = true;
+    if (status == 101) /* libcurl would read on, in whatever protocol */
+        t->broken = "the origin switches to a protocol that it was not asked for";
+    if (ambiguous(t))
+        curl_easy_setopt(t->easy, CURLOPT_FORBID_REUSE, 1L);
     bool redirect = is_redirect(t->status) && t->location.len > 0 && t->live->b.max_redirects > 0;
     t->follow = redirect && t->hops < t->live->b.max_redirects;
     t->too_many_hops = redirect && !t->follow; /* its body is kept, as any last response's */
@@ -154,6 +180,8 @@ static void end_head(struct transfer *t)
     uint64_t most = decode_needed(&t->codings) ? coded_max(t) : body_max(t);
     t->too_large = body_comes && t->has_length && t->length > most;
     t->truncated = t->too_large;
+    if (body_comes && t->url.https && !t->is_h2 && !t->chunked && (t->has_coding || !t->has_length))
+        watch_end(t);
 }
 
 size_t head_line(char *p, size_t size, size_t n, void *arg)

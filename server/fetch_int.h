@@ -196,7 +196,12 @@ struct transfer {
     bool parted;     /* RESOLVING without slots */
     bool named;      /* it waited for its name, which has been found */
     int fd;          /* the socket that was opened for it; -1: none */
+    uint64_t fd_no;  /* fd_entry.no of it */
+    bool fd_used;    /* it is connected */
     bool has_length; /* Content-Length */
+    bool has_coding; /* Transfer-Encoding */
+    bool chunked;
+    bool ends_by_close, close_notify; /* a response by TLS that ends with it */
     uint64_t length;
     const char *broken; /* what breaks the protocol; NULL: nothing */
 

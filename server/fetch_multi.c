@@ -84,6 +84,26 @@ static int on_timer(CURLM *multi, long timeout_ms, void *userp)
     return 0;
 }
 
+static void forget_socket(struct fetcher *f, int fd)
+{
+    struct fd_entry *en = entry(f, fd);
+    f->shards[en->shard].open--;
+    if (en->tls)
+        atomic_fetch_sub(&f->e->tls_open, 1);
+    *en = (struct fd_entry){0}; /* close(2) takes it out of epoll */
+    f->sockets--;
+    atomic_fetch_sub(&f->e->fds, 1);
+}
+
+/* libcurl 7.88.1 closes a socket whose connect(2) was still in progress by itself, without a word
+ * (cf_socket_close). */
+static void forget_unconnected(struct transfer *t)
+{
+    if (t->fd >= 0 && !t->fd_used && multi_is_open(t->f, t->fd, t->fd_no))
+        forget_socket(t->f, t->fd);
+    t->fd = -1;
+}
+
 curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct curl_sockaddr *a)
 {
     struct transfer *t = transfer;
@@ -104,14 +124,16 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
         return CURL_SOCKET_BAD;
     }
     memcpy(&t->peer, &a->addr, a->addrlen < sizeof(t->peer) ? a->addrlen : sizeof(t->peer));
+    forget_unconnected(t);
     t->f->sockets++;
     t->fd = fd;
+    t->fd_no = ++t->f->last_socket;
+    t->fd_used = false;
     t->shard->open++;
     atomic_fetch_add(&t->f->e->fds, 1);
     struct fd_entry *en = entry(t->f, fd);
-    *en = (struct fd_entry){.shard = (uint8_t)(t->shard - t->f->shards),
-                            .tls = t->url.https,
-                            .no = ++t->f->last_socket};
+    *en = (struct fd_entry){
+        .shard = (uint8_t)(t->shard - t->f->shards), .tls = t->url.https, .no = t->fd_no};
     if (en->tls)
         atomic_fetch_add(&t->f->e->tls_open, 1);
     return fd;
@@ -120,13 +142,7 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
 int multi_close_socket(void *fetcher, curl_socket_t fd)
 {
     struct fetcher *f = fetcher;
-    struct fd_entry *en = entry(f, fd);
-    f->shards[en->shard].open--;
-    if (en->tls)
-        atomic_fetch_sub(&f->e->tls_open, 1);
-    *en = (struct fd_entry){0}; /* close(2) takes it out of epoll */
-    f->sockets--;
-    atomic_fetch_sub(&f->e->fds, 1);
+    forget_socket(f, fd);
     if (f->ports_short_until > f->now) { /* a port in TIME_WAIT would be gone for a minute */
         struct linger now = {.l_onoff = 1};
         (void)setsockopt(fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now));
@@ -313,6 +329,7 @@ void multi_remove(struct transfer *t)
     if (s == NULL)
         return;
     curl_multi_remove_handle(s->multi, t->easy);
+    forget_unconnected(t);
     if (--s->active == 0)
         s->idle_since = t->f->now;
     t->lane->host->active[s - t->f->shards]--;

@@ -270,7 +270,7 @@ static void put_body(struct transfer *t, struct done *d)
 {
     struct result *r = &d->r;
     body_settle(t);
-    r->body_len = t->body_len;
+    r->body_len = t->status != 0 ? t->body_len : 0; /* a length without a body cannot be stored */
     if (t->spill.len > 0) {
         if (t->body.len > 0)
             give_body(t, d);

@@ -38,7 +38,7 @@ static int on_connected(void *arg, char *ip, char *local_ip, int port, int local
         t->broken = "the origin closed a kept connection; the request may have reached it";
         return CURL_PREREQFUNC_ABORT;
     }
-    t->connected = true;
+    t->connected = t->fd_used = true;
     metric_add(
         METRIC_CONNECTIONS + (t->fd >= 0 ? METRIC_CONNECTION_OPENED : METRIC_CONNECTION_REUSED), 1);
     h2_connected(t);
@@ -381,7 +381,7 @@ static void reset_response(struct transfer *t)
     body_drop(t);
     t->retry_after_ms = -1;
     t->location_cut = t->too_many_hops = t->has_length = t->connected = t->resumes = false;
-    t->is_h2 = t->lost = false;
+    t->is_h2 = t->lost = t->ends_by_close = false;
     t->fd = -1;
     t->broken = NULL;
     t->undecodable = NULL;

@@ -44,6 +44,7 @@ struct conn {
     struct tls *tls;
     const struct tls_trust *trust; /* that verifies it; to compare, never followed */
     SSL_SESSION *offer;            /* NULL: none, or the SSL has it */
+    bool *said;                    /* tls_watch_end; NULL: nobody asks */
     char origin[];
 };
 
@@ -251,9 +252,14 @@ static int on_session(SSL *ssl, SSL_SESSION *fresh)
 
 /* libcurl shows us the SSL_CTX only, and the session belongs to the SSL. Here it is, before its
  * first message. */
+/* The other thing that it tells is the peer's last word. */
 static void on_info(const SSL *ssl, int where, int ret)
 {
-    (void)ret;
+    if (where == SSL_CB_READ_ALERT && (ret & 0xff) == SSL_AD_CLOSE_NOTIFY) {
+        const struct conn *ends = conn_of(ssl);
+        if (ends->said != NULL)
+            *ends->said = true;
+    }
     if (where & SSL_CB_HANDSHAKE_DONE)
         metric_add(METRIC_TLS_HANDSHAKES +
                        (SSL_session_reused(ssl) ? METRIC_TLS_RESUMED : METRIC_TLS_FULL),
@@ -350,6 +356,12 @@ int tls_prepare(struct tls *t, void *ssl_ctx, const char *host, uint16_t port, b
     link_newest(t, s);
     *resumes = true;
     return 0;
+}
+
+void tls_watch_end(void *ssl, bool *said)
+{
+    struct conn *c = conn_of(ssl);
+    c->said = said;
 }
 
 void tls_forget(struct tls *t, const char *host, uint16_t port)

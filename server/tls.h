@@ -34,6 +34,10 @@ void tls_set_trust(struct tls *t, struct tls_trust *trust);
  * verify its peer. *resumes: it will offer a session. Returns 0 or E_NOMEM. */
 int tls_prepare(struct tls *t, void *ssl_ctx, const char *host, uint16_t port,
                 bool *resumes) MUSTCHECK;
+/* *said becomes true if the peer says that nothing more comes (close_notify) before the connection
+ * of this SSL is closed, which must be before *said goes. libcurl 7.88.1 does not look: its BIO
+ * never is at its end, so OpenSSL cannot tell an attacker's end from the origin's. */
+void tls_watch_end(void *ssl, bool *said);
 /* The next connection to it makes a full handshake. */
 void tls_forget(struct tls *t, const char *host, uint16_t port);
 

@@ -1,4 +1,4 @@
-"""Origins that break the rules: each ends in the stated outcome, in time, and disturbs nothing."""
+"""Origins that break the rules: what test_toxic_table.py, which has each kind, does not show."""
 import time
 
 import pytest
@@ -15,72 +15,12 @@ def code(result):
     return result["error"]["code"] if result["error"] else "succeeded"
 
 
-@pytest.mark.parametrize("path, expected, kept", [
-    ("/close", {"protocol"}, None),
-    ("/rst", {"protocol", "connect"}, None),
-    ("/rst-head", {"protocol"}, None),
-    ("/rst-body", {"protocol"}, 300),
-    ("/short", {"protocol"}, 600),
-    ("/cut-head", {"protocol"}, None),
-    ("/interim-only", {"protocol"}, None),
-    ("/http2-line", {"protocol"}, None),
-    ("/cut-redirect", {"protocol"}, 0),
-    ("/two-lengths", {"protocol"}, None),
-    ("/negative-length", {"protocol"}, None),
-    ("/bad-chunk", {"protocol"}, 5),
-    ("/chunk-overflow", {"protocol"}, 0),
-    ("/no-last-chunk", {"protocol"}, 5),
-    ("/http09", {"protocol"}, None),
-    ("/bad-status", {"protocol"}, None),
-    ("/nul-header", {"protocol"}, None),
-    ("/huge-length", {"too_large"}, None),
-    ("/endless-headers", {"protocol", "too_large"}, None),
-    ("/one-big-header", {"protocol", "too_large"}, None),
-    ("/1xx-flood", {"protocol", "too_large", "timeout"}, None),
-    ("/encoded/none-such", {"decode"}, None),
-    ("/encoded/broken-gzip", {"decode"}, None),
-    ("/encoded/bad-crc", {"decode"}, None),
-    ("/encoded/wrong-label", {"decode"}, None),
-])
-def test_a_broken_answer_fails_with_its_code(service, toxic, path, expected, kept):
-    start = time.monotonic()
-    result = service.one(toxic.url(path), timeout_ms=T)
-    assert time.monotonic() - start < 6 * SLOWER
-    assert result["status"] == "failed" and code(result) in expected, result
-    assert result["error"]["message"]
-    if kept is not None:
-        assert result["body_bytes"] == kept and (result["truncated"] or kept == 0), result
-        if kept:
-            assert len(service.body(result)) == kept
-    # The connection of the broken answer serves nobody else.
-    assert service.one(toxic.url("/ok"))["body"].startswith("the quick")
-
-
 def test_a_redirect_with_a_broken_body_does_not_spoil_its_batch(service, toxic):
     results = service.run([toxic.url("/cut-redirect"), toxic.url("/ok")])
     assert code(results[0]) == "protocol" and results[0]["http_status"] == 302
     assert results[0]["body_bytes"] == 0 and results[0]["truncated"]
     assert results[1]["body"].startswith("the quick")
     assert service.body(results[0]) == b""
-
-
-def test_header_lines_are_kept_as_they_are_meant(service, toxic):
-    """A folded line goes on the one before; a name with a blank is nobody's."""
-    headers = service.one(toxic.url("/folded"))["headers"]
-    assert headers["x-folded"] == ["one two"]
-    assert not any("bad" in name for name in headers)
-
-
-@pytest.mark.parametrize("path, body", [
-    ("/chunked", "abcdefgh"), ("/until-close", "the quick"), ("/1xx-then-ok", "the quick"),
-    ("/long", "declared"), ("/no-content-body", ""), ("/drop-idle", "the quick")])
-def test_odd_but_complete_answers_succeed(service, toxic, path, body):
-    result = service.one(toxic.url(path), timeout_ms=T)
-    assert result["status"] == "succeeded", result
-    if path == "/long":
-        assert result["body"] == "declared"
-    else:
-        assert (result.get("body") or "").startswith(body)
 
 
 def test_an_answer_nobody_asked_for_reaches_nobody(service, toxic):
