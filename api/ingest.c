@@ -14,6 +14,7 @@
 #include "api/submit.h"
 #include "api/view.h"
 #include "server/metrics.h"
+#include "storage/fault.h"
 
 struct ingest {
     struct request *r;
@@ -351,6 +352,7 @@ static enum MHD_Result answer_commit(struct request *r)
         request_fail(r, in->rc, "accepting a batch");
         return answer_problem(r);
     }
+    FAULT_POINT("submission.answer.before");
     resp = view_batch_response(&in->view);
     (void)snprintf(location, sizeof(location), "/v1/batches/%s", in->view.b.id);
     answer_header(resp, "Location", location);

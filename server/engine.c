@@ -11,6 +11,7 @@
 #include "server/fetch.h"
 #include "server/retain.h"
 #include "server/tls.h"
+#include "storage/fault.h"
 
 enum {
     MANY_FDS = 16384,
@@ -303,8 +304,10 @@ void engine_stop(struct engine *e)
         fetcher_stop(e->fetchers[i]);
     for (unsigned i = 0; i < e->n_running; i++)
         fetcher_join(e->fetchers[i]);
+    FAULT_POINT("stop.fetchers_ended");
     if (e->keeper_runs)
         keeper_stop(e);
+    FAULT_POINT("stop.keeper_ended");
     for (unsigned i = 0; i < e->n_fetchers; i++)
         fetcher_free(e->fetchers[i]);
     if (e->inbox.fd >= 0)

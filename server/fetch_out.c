@@ -7,6 +7,7 @@
 #include "server/fetch.h"
 #include "server/fetch_int.h"
 #include "server/metrics.h"
+#include "storage/fault.h"
 
 enum {
     BLOCK_BYTES = 128 * 1024,
@@ -169,6 +170,7 @@ void out_block_free(struct engine *e, struct msg_results *m)
 
 void out_flush(struct fetcher *f)
 {
+    FAULT_POINT("completion.flush.before");
     struct msg_results *m = f->out;
     if (m == NULL)
         return;

@@ -6,6 +6,7 @@
 
 #include "server/keeper_int.h"
 #include "server/waiting.h"
+#include "storage/fault.h"
 
 static void touch(struct keeper *k, struct live *l)
 {
@@ -42,6 +43,10 @@ static bool is_done(const struct live *l, uint64_t index)
 
 static int apply_done(struct keeper *k, struct live *l, struct done *d)
 {
+    if (d->again)
+        FAULT_POINT("completion.again.before");
+    else
+        FAULT_POINT("completion.result.before");
     int rc = d->again ? waiting_add(k, l, d) : keeper_add_result(k, l, &d->r);
     if (rc == 0 && d->again)
         l->group_waits++;
@@ -127,6 +132,7 @@ static int stage(struct keeper *k, struct upload *u)
 
 static int apply_pages(struct keeper *k, struct msg_pages *m)
 {
+    FAULT_POINT("submission.pages.before");
     struct upload *u = m->upload;
     if (atomic_load(&u->rc) != 0)
         return 0; /* an earlier piece failed: the upload is lost already */
@@ -171,7 +177,10 @@ static int apply_commit(struct keeper *k, struct msg_commit *m)
     ASSERT(b->no != 0);
     b->created_ms = next_created(k);
     make_id(b->id, b->created_ms);
-    return store_update_batch(k->e->store, b);
+    FAULT_POINT("submission.row.before");
+    int rc = store_update_batch(k->e->store, b);
+    FAULT_POINT("submission.row.after");
+    return rc;
 }
 
 /* The row is written by settle_touched, with what else the group changes of it. */
@@ -243,6 +252,7 @@ int keeper_apply(struct keeper *k, struct msg *m)
 
 int keeper_settle(struct keeper *k)
 {
+    FAULT_POINT("group.settle.before");
     for (struct live *l = k->touched; l != NULL; l = l->touched_next) {
         if (l->all_next == NULL) /* ended before: a late result of a cancelled request */
             continue;

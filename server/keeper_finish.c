@@ -8,6 +8,7 @@
 #include "server/keeper_int.h"
 #include "server/pause.h"
 #include "server/waiting.h"
+#include "storage/fault.h"
 
 static void tell_end(struct engine *e, const char *id)
 {
@@ -57,6 +58,7 @@ static void finish_results(struct keeper *k, struct msg_results *m, bool stored)
 
 void keeper_publish(struct keeper *k)
 {
+    FAULT_POINT("group.publish.before");
     k->n_touched = 0;
     struct engine *e = k->e;
     int64_t now = now_us();
@@ -141,7 +143,9 @@ static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
     struct batch_view v = {0};
     struct live *l = NULL;
     if (m->rc == 0) {
+        FAULT_POINT("submission.committed");
         l = keeper_take_up(k, &m->b, false);
+        FAULT_POINT("submission.taken_up");
         pthread_mutex_lock(&e->mutex);
         engine_view(l, &v);
         pthread_mutex_unlock(&e->mutex);
@@ -211,6 +215,7 @@ static void finish_steer(struct keeper *k, struct msg_steer *m, int rc)
         l->cancel_next = k->cancelling;
         k->cancelling = l;
     }
+    FAULT_POINT("steer.committed");
     m->halted = m->verb == STEER_PAUSE;
     /* Answered when every fetcher has dropped it: nothing is started after the answer. */
     atomic_store(&m->left, (int)e->n_fetchers);
@@ -231,7 +236,9 @@ void keeper_steered(struct keeper *k, struct msg_steer *m)
     if (m->rc == 0)
         log_event(LOG_INFO, "batch_steered", LOG_OPT("request", m->request), LOG_S("batch", m->id),
                   LOG_S("verb", verbs[m->verb]));
+    FAULT_POINT("steer.answer.before");
     m->fn(m->arg, m->rc);
+    FAULT_POINT("steer.answer.after");
     if (m->live != NULL) {
         m->live->halting -= m->halted;
         live_unref(m->live);

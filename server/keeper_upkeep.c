@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "server/keeper_int.h"
+#include "storage/fault.h"
 
 enum {
     SLICE_US = 5 * 1000,
@@ -154,8 +155,10 @@ static int slice(struct keeper *k, int64_t begin, size_t *n_expired, size_t *don
         rc = remove_rows(k, begin + SLICE_US, done);
     if (rc == 0 && u->head + *done == u->n && *n_expired == 0)
         rc = give_back(k, begin + SLICE_US);
+    FAULT_POINT("upkeep.commit.before");
     if (rc == 0)
         rc = store_commit(k->e->store);
+    FAULT_POINT("upkeep.commit.after");
     if (rc != 0)
         return rc;
     for (size_t i = 0; i < *n_expired; i++)

@@ -9,6 +9,7 @@
 #include "server/pause.h"
 #include "server/policy.h"
 #include "server/waiting.h"
+#include "storage/fault.h"
 
 void live_ref(struct live *l)
 {
@@ -132,6 +133,7 @@ static int on_unfinished(void *arg, const struct batch *b)
 
 static int recover_one(struct keeper *k, struct batch *b)
 {
+    FAULT_POINT("recovery.batch");
     if (b->state == BATCH_STAGING || b->state == BATCH_DELETED) {
         keeper_remove_later(k, b->no, false);
         return 0;
@@ -296,6 +298,7 @@ int keeper_background(struct keeper *k)
             k->cancel_page = k->cancelling->cancel_page;
         if (k->cancelling->group_state != BATCH_DELETED)
             rc = cancel_slice(k);
+        FAULT_POINT("cancel.slice");
     }
     k->worked = true;
     return rc;

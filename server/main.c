@@ -4,6 +4,7 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
@@ -19,6 +20,7 @@
 #include "server/supervise.h"
 #include "server/tls.h"
 #include "storage/store.h"
+#include "storage/fault.h"
 
 /* Exit statuses; sysexits(3) has no closer ones. */
 enum { EXIT_OK = 0, EXIT_CONFIG = 2, EXIT_START = 3 };
@@ -203,6 +205,13 @@ int main(int argc, char **argv)
         result = rc == 1 ? EXIT_OK : EXIT_CONFIG;
         goto out;
     }
+#ifdef BATCHFETCH_FAULTS
+    if (getenv("BATCHFETCH_FAULT_LIST") != NULL) {
+        fault_list(stdout);
+        result = EXIT_OK;
+        goto out;
+    }
+#endif
     if (p.cfg.list_routes) {
         api_print_routes(stdout);
         result = EXIT_OK;

@@ -7,6 +7,7 @@
 
 #include "server/budget.h"
 #include "server/metrics.h"
+#include "storage/fault.h"
 
 enum {
     PIECE_ITEMS = 16384, /* large enough to group by host, small beside the memory bound */
@@ -147,6 +148,7 @@ static void send_piece(struct upload *u)
     struct msg_pages *m = make_piece(u);
     if (m == NULL)
         return;
+    FAULT_POINT("submission.piece.before");
     pthread_mutex_lock(&u->mutex);
     u->pending++;
     pthread_mutex_unlock(&u->mutex);

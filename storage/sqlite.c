@@ -8,6 +8,7 @@
  * column of its own: SQLite would not seek by the key as a second column. */
 #define _GNU_SOURCE
 #include "storage/sqlite_int.h"
+#include "storage/fault.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -335,8 +336,10 @@ static int migrate(struct store *s, int version)
              SCHEMA_VERSION);
     if (rc == 0)
         rc = exec(s, sql);
+    FAULT_POINT("store.schema.written");
     if (rc == 0)
         rc = exec(s, "COMMIT");
+    FAULT_POINT("store.schema.committed");
     return rc;
 }
 
@@ -427,7 +430,9 @@ void store_close(struct store *s)
         store_checkpoint(s, true); /* sqlite3_close would not while a reader is open */
     if (s->unsure)                 /* the log stays, for the next start to look at */
         sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1, NULL);
+    FAULT_POINT("store.close.before");
     sqlite3_close(s->db);
+    FAULT_POINT("store.close.after");
     if (s->lock_fd >= 0)
         close(s->lock_fd);
     free(s->page);
@@ -469,7 +474,15 @@ void store_rollback(struct store *s)
 
 int store_commit(struct store *s)
 {
+    if (s->durable)
+        FAULT_POINT("store.commit.synced.before");
+    else
+        FAULT_POINT("store.commit.before");
     int rc = sq_run(s, S_COMMIT);
+    if (s->durable)
+        FAULT_POINT("store.commit.synced.after");
+    else
+        FAULT_POINT("store.commit.after");
     if (rc == 0)
         return 0;
     store_rollback(s);
@@ -506,7 +519,9 @@ void store_checkpoint(struct store *s, bool force)
     if (sq_mend(s) != 0)
         return;
     sqlite3_busy_timeout(s->db, mode == SQLITE_CHECKPOINT_RESTART ? RESTART_WAIT_MS : 0);
+    FAULT_POINT("store.checkpoint.before");
     int code = sqlite3_wal_checkpoint_v2(s->db, NULL, mode, &frames, &folded);
+    FAULT_POINT("store.checkpoint.after");
     sqlite3_busy_timeout(s->db, 5000);
     if (folded >= 0)
         s->folded = folded;

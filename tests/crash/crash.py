@@ -103,6 +103,96 @@ def settled_database(service):
         time.sleep(0.3)
 
 
+def list_steps():
+    """The named steps of a build with FAULTS."""
+    out = subprocess.run([harness.BINARY], env={"BATCHFETCH_FAULT_LIST": "1", "HOME": "/"},
+                         capture_output=True, check=True).stdout.decode()
+    return sorted(set(out.split()))
+
+
+def die_at(service, load, step, passage, seconds):
+    """-> whether the service died there: at its start, under load, or at its stop."""
+    service.env["BATCHFETCH_FAULT"] = f"{step}:{passage}"
+    try:
+        service.start()
+    except AssertionError:
+        died = service.process.wait(10)
+        service._gone()
+        return died == -9
+    finally:
+        del service.env["BATCHFETCH_FAULT"]
+    load.may_break = True
+    load.start()
+    end = time.monotonic() + seconds
+    while service.process.poll() is None and time.monotonic() < end:
+        time.sleep(0.01)
+    service.process.terminate()
+    died = service.process.wait(60)
+    load.stop.set()
+    load.end()
+    load.may_break = False
+    service._gone()
+    service.no_reports()
+    return died == -9
+
+
+def all_steps(directory, origin, seed, stats, say):
+    """One kill and more at each step that the program has. -> violations"""
+    rng = random.Random(seed)
+    history = History()
+    service = harness.Service(directory, "--max-per-host", 20, "--drain-timeout", "1s")
+    load = loads.Load(history, service, origin, rng.random())
+    origin.reset()
+    steps = list_steps()
+    steps.sort(key=lambda step: not step.startswith("store.schema"))  # only in a new directory
+    missed = []
+    for step in steps:
+        fresh = step.startswith("store.schema")
+        for passage in (1, rng.randrange(2, 30))[:1 if fresh else 2]:
+            for file in service.data.glob("*") if fresh and service.data.exists() else ():
+                file.unlink()
+            died = die_at(service, load, step, passage, 2)
+            stats.kills += died
+            history.crashes += 1
+            if passage == 1 and not died:
+                missed.append(step)
+            began = time.monotonic()
+            service.start()
+            stats.ready_s.append(time.monotonic() - began)
+            check_states(history, service)
+            loads.replay_unknown(history, service.client())
+            harness.EXCHANGES.clear()
+            if passage != 1:
+                service.stop()
+            else:
+                kill_quietly(service)
+                history.crashes += 1
+        say(f"{step}: {'missed' if step in missed else 'died there, and went on'}")
+    service.start()
+    violations = finish(history, service, origin, rng, stats)
+    say(f"{len(steps) - len(missed)} of {len(steps)} steps; {stats.text()}")
+    return [f"the step {step} was never reached" for step in missed] + violations
+
+
+def kill_quietly(service):
+    service.process.kill()
+    service.process.wait()
+    service._gone()
+
+
+def finish(history, service, origin, rng, stats):
+    drain(history, service)
+    evidence = checker.collect(history, service, origin,
+                               lambda r: rng.random() < 0.1 or r["body_bytes"] > 100000)
+    evidence.database = settled_database(service)
+    harness.EXCHANGES.clear()
+    stats.batches += len(history.submissions)
+    stats.requests += sum(len(s.requests or ()) for s in history.submissions)
+    stats.results_read += sum(map(len, history.reads.values()))
+    stats.answers += history.answers
+    return checker.check(history, evidence)
+
+
 def generation(service, origin, seed, kills, stats, say):
     """One data directory, killed `kills` times under load. -> violations"""
     rng = random.Random(seed)
@@ -127,14 +217,6 @@ def generation(service, origin, seed, kills, stats, say):
         check_states(history, service)
         loads.replay_unknown(history, service.client())
         harness.EXCHANGES.clear()
-    drain(history, service)
-    evidence = checker.collect(history, service, origin,
-                               lambda r: rng.random() < 0.1 or r["body_bytes"] > 100000)
-    evidence.database = settled_database(service)
-    harness.EXCHANGES.clear()
-    stats.batches += len(history.submissions)
-    stats.requests += sum(len(s.requests or ()) for s in history.submissions)
-    stats.results_read += sum(map(len, history.reads.values()))
-    stats.answers += history.answers
+    violations = finish(history, service, origin, rng, stats)
     say(f"seed {seed}: {stats.text()}")
-    return checker.check(history, evidence)
+    return violations

@@ -21,6 +21,7 @@ class Load:
         self.names = 0
         self.threads = []
         self.stop = None
+        self.may_break = False  # the service kills itself at some step
 
     # ---- what is submitted ----
 
@@ -133,13 +134,13 @@ class Load:
         if batch_id is None:
             return
         answer = client.request("GET", f"/v1/batches/{batch_id}?wait={rng.randrange(2)}")
-        if answer.status == 404:
-            return  # a delete is under way
+        if answer.status in (404, 503):
+            return  # a delete is under way; or the service is stopping
         self.history.saw_batch(answer.json())
         cursor = self.history.cursors.get(batch_id)
         answer = client.request("GET", f"/v1/batches/{batch_id}/results" + query(
             limit=rng.choice([1, 7, 100]), **({"after": cursor} if cursor else {})))
-        if answer.status == 404:
+        if answer.status in (404, 503):
             return
         page = answer.expect(200).json()
         self.history.reads.setdefault(batch_id, []).extend(page["data"])
@@ -154,7 +155,7 @@ class Load:
                 work(client, rng)
                 self.stop.wait(rng.random() * pause)
         except BROKEN as e:
-            if not self.stop.is_set():
+            if not self.stop.is_set() and not self.may_break:
                 self.history.wrong(f"an answer broke off though nobody killed the service: {e!r}")
         finally:
             client.close()
