@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "api/answer.h"
+#include "server/metrics.h"
 
 static uint64_t budget(const struct api *api)
 {
@@ -29,6 +30,7 @@ void held_change(struct api *api, size_t *mine, size_t now)
     api->held += now;
     api->held -= *mine;
     *mine = now;
+    metric_set(METRIC_MEMORY_USED + METRIC_BUDGET_ANSWERS, (int64_t)api->held);
 }
 
 void held_be_patient(struct request *r)

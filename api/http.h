@@ -24,7 +24,7 @@ enum {
     SWALLOW_MAX = 1024 * 1024,    /* of an upload that is refused already, before it is cut */
     PIECE = 256 * 1024,           /* bytes read from the store at once */
     WAIT_MAX_S = 60,
-    LINGER_MAX = 32, /* sockets kept open for a client that is still sending */
+    LINGER_MAX = 1024, /* sockets kept open for a client that is still sending */
     JOINED_MAX = 8,
 };
 

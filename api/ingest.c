@@ -306,7 +306,7 @@ enum MHD_Result ingest_body(struct request *r, const char *data, size_t *size)
     *size = 0;
     upload_charge(in->upload, &in->held, submit_held(in->submit));
     if (in->held > SUBMIT_HELD_SMALL && upload_crowded(in->upload, in->held)) {
-        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
+        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_UPLOADS, 1);
         request_fail(r, E_BUSY, "upload");
         return cut(r);
     }

@@ -14,6 +14,7 @@
 #include "api/feed.h"
 #include "api/held.h"
 #include "api/view.h"
+#include "server/metrics.h"
 
 enum {
     LIMIT_DEFAULT = 100,
@@ -71,6 +72,7 @@ static void settle(struct stream *s)
         buf_fini(&f->out);
         s->taken = 0;
     } else if (s->again) {
+        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_ANSWERS, 1);
         restore(s);
     }
     buf_fini(&f->piece);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "server/fetch.h"
+#include "server/metrics.h"
 
 enum {
     WINDOW_MAX = 65536, /* requests of one batch with the fetchers */
@@ -97,4 +98,24 @@ bool budget_transfers_tight(const struct engine *e)
 {
     uint64_t all = atomic_load(&e->transfer_bytes);
     return in_use(e) > (int64_t)(all - all / 8);
+}
+
+/* ---- for people ---- */
+
+void budget_show(const struct engine *e)
+{
+    const struct memory_plan *p = &e->memory;
+    const int64_t rows[][3] = {
+        {METRIC_BUDGET_TRANSFERS, (int64_t)p->transfers, in_use(e)},
+        {METRIC_BUDGET_BODIES, (int64_t)p->bodies, atomic_load(&e->bodies)},
+        {METRIC_BUDGET_WINDOW, (int64_t)p->window, atomic_load(&e->queued_bytes)},
+        {METRIC_BUDGET_BATCHES, (int64_t)p->batches, atomic_load(&e->live_bytes)},
+        {METRIC_BUDGET_UNWRITTEN, (int64_t)p->unwritten, atomic_load(&e->unwritten)},
+        {METRIC_BUDGET_UPLOADS, (int64_t)p->uploads, atomic_load(&e->upload_bytes)},
+    };
+    for (size_t i = 0; i < ARRAY_LEN(rows); i++) {
+        metric_set(METRIC_MEMORY_BUDGET + (unsigned)rows[i][0], rows[i][1]);
+        metric_set(METRIC_MEMORY_USED + (unsigned)rows[i][0], rows[i][2]);
+    }
+    metric_set(METRIC_MEMORY_BUDGET + METRIC_BUDGET_ANSWERS, (int64_t)p->answers);
 }

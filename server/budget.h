@@ -30,6 +30,9 @@ uint64_t budget_window(const struct engine *e, uint64_t n_live);
 /* What a batch of so many requests takes for as long as it has not ended. */
 int64_t budget_batch_cost(uint64_t requests);
 
+/* Sets the gauges of all budgets but that of answers, which api/ counts. Any thread. */
+void budget_show(const struct engine *e);
+
 /* ---- transfers ---- */
 
 /* No transfer more, until others or idle connections end. Fetcher. */

@@ -76,7 +76,7 @@ static int keep(struct transfer *t, const char *p, size_t n)
         rc = buf_add(&t->body, p, n);
     } else {
         if (most == BODY_SMALL)
-            metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
+            metric_add(METRIC_PRESSURE + METRIC_PRESSURE_BODIES, 1);
         if (!disk_may_spill(t->f->e->disk, t->body.len + n)) {
             t->space_refused = true;
             return E_FULL;

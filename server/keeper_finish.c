@@ -6,6 +6,7 @@
 #include "server/budget.h"
 #include "server/fetch.h"
 #include "server/keeper_int.h"
+#include "server/metrics.h"
 #include "server/pause.h"
 #include "server/waiting.h"
 #include "storage/fault.h"
@@ -347,6 +348,9 @@ static bool may_feed(struct keeper *k, struct live *l)
 
 void keeper_feed(struct keeper *k)
 {
+    bool crowded = budget_crowded(k->e);
+    metric_add(METRIC_PRESSURE + METRIC_PRESSURE_WINDOW, crowded && !k->crowded);
+    k->crowded = crowded;
     k->wake_us = INT64_MAX;
     if (atomic_load(&k->e->draining))
         return;

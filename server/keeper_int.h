@@ -28,6 +28,7 @@ struct keeper {
     int64_t clock_us;              /* what to add to monotonic time for Unix time: one that never
                                         jumps, for what is due after a restart too */
     bool stop;
+    bool crowded;     /* budget_crowded() as it was */
     int64_t noted_us; /* keeper_disk.c: sizes were noted */
 
     struct live *cancelling; /* batches whose pending requests get their results */

@@ -90,8 +90,21 @@
     X(METRIC_PRESSURE_UNWRITTEN, "cause=\"unwritten_results\"") /* the rest hold back starts */ \
     X(METRIC_PRESSURE_DESCRIPTORS, "cause=\"descriptors\"")                                     \
     X(METRIC_PRESSURE_PORTS, "cause=\"ports\"")                                                 \
-    X(METRIC_PRESSURE_MEMORY, "cause=\"memory\"")                                               \
+    X(METRIC_PRESSURE_MEMORY, "cause=\"memory\"")   /* for transfers: starts wait */            \
+    X(METRIC_PRESSURE_BODIES, "cause=\"bodies\"")   /* a body goes to disk in small parts */    \
+    X(METRIC_PRESSURE_WINDOW, "cause=\"window\"")   /* batches share what is handed out */      \
+    X(METRIC_PRESSURE_BATCHES, "cause=\"batches\"") /* 503: too much is unfinished */           \
+    X(METRIC_PRESSURE_UPLOADS, "cause=\"uploads\"") /* 503: too much is being uploaded */       \
+    X(METRIC_PRESSURE_ANSWERS, "cause=\"answers\"") /* a slow reader's text is made again */    \
     X(METRIC_PRESSURE_DISK, "cause=\"disk\"")
+#define LABELS_BUDGET(X)                                                            \
+    X(METRIC_BUDGET_TRANSFERS, "budget=\"transfers\"") /* with their connections */ \
+    X(METRIC_BUDGET_BODIES, "budget=\"bodies\"")       /* and long headers */       \
+    X(METRIC_BUDGET_WINDOW, "budget=\"window\"")       /* handed out, not begun */  \
+    X(METRIC_BUDGET_BATCHES, "budget=\"batches\"")                                  \
+    X(METRIC_BUDGET_UNWRITTEN, "budget=\"unwritten\"")                              \
+    X(METRIC_BUDGET_ANSWERS, "budget=\"answers\"")                                  \
+    X(METRIC_BUDGET_UPLOADS, "budget=\"uploads\"")
 #define LABELS_THREAD(X)                         \
     X(METRIC_THREAD_API, "thread=\"api\"")       \
     X(METRIC_THREAD_KEEPER, "thread=\"keeper\"") \
@@ -122,6 +135,7 @@
     X(SYNC)                  \
     X(OUTCOME)               \
     X(PRESSURE)              \
+    X(BUDGET)                \
     X(THREAD)                \
     X(STATUS)                \
     X(LEVEL)
@@ -266,8 +280,10 @@ enum {
     /* limits, and the process (names: prometheus.io/docs/instrumenting/writing_clientlibs) */   \
     X(METRIC_MEMORY_LIMIT, GAUGE, NONE, NONE, "batchfetch_memory_limit_bytes",                   \
       "Resident memory that the service keeps itself to.")                                       \
-    X(METRIC_BODIES, GAUGE, NONE, NONE, "batchfetch_bodies_bytes",                               \
-      "Memory of response bodies being received; more goes to disk.")                            \
+    X(METRIC_MEMORY_BUDGET, GAUGE, BUDGET, NONE, "batchfetch_memory_budget_bytes",               \
+      "Its parts, by what they are for.")                                                        \
+    X(METRIC_MEMORY_USED, GAUGE, BUDGET, NONE, "batchfetch_memory_used_bytes",                   \
+      "What is counted against them.")                                                           \
     X(METRIC_MAX_PARALLEL, GAUGE, NONE, NONE, "batchfetch_max_parallel",                         \
       "Transfers that may run at once.")                                                         \
     X(METRIC_PROCESS_RSS, GAUGE, NONE, NONE, "process_resident_memory_bytes",                    \

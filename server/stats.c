@@ -9,7 +9,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "server/engine_int.h"
+#include "server/budget.h"
 #include "server/health.h"
 #include "server/metrics.h"
 
@@ -137,7 +137,7 @@ void engine_metrics(struct engine *e, struct store *reader, int64_t out[METRIC_C
     storage(e, reader);
     metric_set(METRIC_MAX_PARALLEL, e->max_parallel);
     metric_set(METRIC_MEMORY_LIMIT, (int64_t)e->memory.limit);
-    metric_set(METRIC_BODIES, atomic_load(&e->bodies));
+    budget_show(e);
     /* Together, so that requests accepted = pending + results + dropped at any moment. */
     pthread_mutex_lock(&e->mutex);
     batches(e);

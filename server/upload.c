@@ -39,7 +39,7 @@ int upload_new(struct engine *e, struct upload **out)
     if (atomic_fetch_add(&e->uploads, 1) >= e->memory.max_uploads ||
         atomic_load(&e->live_bytes) + budget_batch_cost(0) > (int64_t)e->memory.batches) {
         atomic_fetch_sub(&e->uploads, 1);
-        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
+        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_BATCHES, 1);
         return E_BUSY;
     }
     struct upload *u = xcalloc(1, sizeof(*u));
@@ -162,7 +162,7 @@ static int reserve(struct upload *u)
     int64_t more = budget_batch_cost(u->count + RESERVE) - u->reserved;
     if (atomic_fetch_add(&e->live_bytes, more) + more > (int64_t)e->memory.batches) {
         atomic_fetch_sub(&e->live_bytes, more);
-        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_MEMORY, 1);
+        metric_add(METRIC_PRESSURE + METRIC_PRESSURE_BATCHES, 1);
         return E_BUSY;
     }
     u->reserved += more;

@@ -19,7 +19,8 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 class Origin:
     def __init__(self):
         self.process = subprocess.Popen([sys.executable, HERE / "origin.py"], text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                        stderr=subprocess.DEVNULL)
         self.port = int(self.process.stdout.readline())
 
     def ask(self, command):

@@ -30,10 +30,11 @@ class Origin:
             await writer.drain()
             start += n
 
-    async def one(self, writer, path):
+    async def one(self, reader, writer, path):
         words = path.split("?")[0].strip("/").split("/")
         if words[0] == "silent":
-            await asyncio.sleep(3600)
+            await reader.read()  # until the client has gone
+            raise ConnectionError
         size = int(words[-1])
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n\r\n"
                      % size)
@@ -49,7 +50,7 @@ class Origin:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
-                await self.one(writer, head.split(b" ", 2)[1].decode())
+                await self.one(reader, writer, head.split(b" ", 2)[1].decode())
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
 
