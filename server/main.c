@@ -178,6 +178,38 @@ out:
     return result;
 }
 
+static void print_fault(void *arg, const char *text)
+{
+    (void)arg;
+    char line[500];
+    snprintf(line, sizeof(line), "%s", text);
+    for (char *p = line; *p != '\0'; p++)
+        *p = *p == '\n' ? ' ' : *p;
+    fprintf(stderr, "batchfetch: --data: %s\n", line);
+}
+
+/* Every row of it. */
+static int verify(const struct config *cfg)
+{
+    struct store_summary sum;
+    char why[512] = "";
+    int n = store_verify(cfg->data, print_fault, NULL, &sum, why, sizeof(why));
+    if (n == E_NOTFOUND) /* it will be made */
+        return 0;
+    if (n < 0)
+        fprintf(stderr, "batchfetch: --data: %s\n", why);
+    else if (n > 0)
+        fprintf(stderr,
+                "batchfetch: --data: the database is damaged (%d faults): restore a backup, "
+                "or move the directory away to begin anew\n",
+                n);
+    else
+        printf("# data: version %d, %" PRIu64 " batches, %" PRIu64 " requests, %" PRIu64
+               " results: no fault found\n",
+               sum.version, sum.batches, sum.requests, sum.results);
+    return n == 0 ? 0 : n < 0 ? n : E_CORRUPT;
+}
+
 /* As a start would find it, but for what it takes to start. */
 static int check(const struct config *cfg)
 {
@@ -187,6 +219,8 @@ static int check(const struct config *cfg)
     int rc = store_check(cfg->data, why, sizeof(why));
     if (rc != 0)
         fprintf(stderr, "batchfetch: --data: %s\n", why);
+    else
+        rc = verify(cfg);
     struct tls_trust *trust = NULL;
     int trusts = fetch_trust(&trust, cfg, why, sizeof(why));
     if (trusts != 0)

@@ -324,7 +324,7 @@ int sq_check_version(struct store *s, int *version)
     return 0;
 }
 
-static int migrate(struct store *s, int version)
+int sq_migrate(struct store *s, int version)
 {
     char sql[96];
     if (version == SCHEMA_VERSION)
@@ -343,7 +343,7 @@ static int migrate(struct store *s, int version)
     return rc;
 }
 
-static int set_up(struct store *s)
+static int set_up(struct store *s, bool unclean)
 {
     sqlite3_extended_result_codes(s->db, 1);
     sqlite3_busy_timeout(s->db, 5000);
@@ -368,7 +368,9 @@ static int set_up(struct store *s)
                      "PRAGMA cache_size=-4096; PRAGMA temp_store=MEMORY; PRAGMA mmap_size=0;"
                      "PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit=67108864");
     if (rc == 0)
-        rc = migrate(s, version);
+        rc = sq_migrate(s, version);
+    if (rc == 0)
+        rc = sq_verify_start(s, unclean);
     if (rc != 0)
         return rc;
     s->durable = true;
@@ -376,6 +378,30 @@ static int set_up(struct store *s)
     sqlite3_db_config(s->db, SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 0, NULL);
     sqlite3_wal_hook(s->db, on_commit, s);
     return 0;
+}
+
+/* What is damaged, and what to do. */
+static void explain(struct store *s, const char *dir, int rc)
+{
+    char cause[sizeof(s->error)];
+    snprintf(cause, sizeof(cause), "%s", s->error);
+    if (rc == E_CORRUPT && strstr(cause, "batchfetch") == NULL)
+        snprintf(
+            s->error, sizeof(s->error),
+            "the database in %.120s is damaged: %.160s. --check tells more. Restore a backup, or "
+            "move the directory away to begin anew",
+            dir, cause);
+    else if (rc != E_TOONEW && rc != E_CORRUPT && strstr(cause, dir) == NULL)
+        snprintf(s->error, sizeof(s->error), "the database in %.150s: %.200s", dir, cause);
+}
+
+/* Whether the last writer did not close it: that leaves no log. */
+static bool left_open(const char *path)
+{
+    char log[PATH_MAX];
+    struct stat st;
+    return snprintf(log, sizeof(log), "%s-wal", path) < (int)sizeof(log) && stat(log, &st) == 0 &&
+           st.st_size > 0;
 }
 
 int store_open(struct store **out, const char *dir, enum store_mode mode, char *why,
@@ -405,10 +431,12 @@ int store_open(struct store **out, const char *dir, enum store_mode mode, char *
     int flags = s->writer ? SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE : SQLITE_OPEN_READONLY;
     mode_t old = umask(077);
     int code = sqlite3_open_v2(path, &s->db, flags | SQLITE_OPEN_NOMUTEX, NULL);
-    rc = code == SQLITE_OK ? set_up(s) : sq_fail(s, code);
+    rc = code == SQLITE_OK ? set_up(s, s->writer && left_open(path)) : sq_fail(s, code);
     umask(old);
     if (rc != 0 && s->error[0] == '\0')
         snprintf(s->error, sizeof(s->error), "%.200s cannot be opened", path);
+    if (rc != 0)
+        explain(s, dir, rc);
 out:
     if (rc == 0) {
         *out = s;

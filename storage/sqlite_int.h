@@ -128,7 +128,7 @@ struct store {
     uint64_t checkpoints, checkpoints_failed;
     void *page; /* the last one read */
     size_t page_cap;
-    char error[256];
+    char error[400];
     sqlite3_stmt *stmt[N_STATEMENTS];
 };
 
@@ -141,6 +141,11 @@ int sq_mend(struct store *s) MUSTCHECK;
 int sq_pragma_int(struct store *s, const char *sql, int *value) MUSTCHECK;
 /* Whether the database is ours to use; changes nothing. E_CORRUPT, E_TOONEW. */
 int sq_check_version(struct store *s, int *version) MUSTCHECK;
+/* At a start of a writer: E_CORRUPT if it finds damage in the little time that it takes. `unclean`: a
+ * log was left (sqlite_verify.c). */
+int sq_verify_start(struct store *s, bool unclean) MUSTCHECK;
+/* Brings a database of this version up to date. */
+int sq_migrate(struct store *s, int version) MUSTCHECK;
 /* The prepared statement; *out is NULL on failure. Give it back with sq_put or sq_finish. */
 int sq_get(struct store *s, enum statement i, sqlite3_stmt **out) MUSTCHECK;
 void sq_put(sqlite3_stmt *q);

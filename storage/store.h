@@ -182,7 +182,7 @@ int store_open(struct store **out, const char *dir, enum store_mode mode, char *
                size_t why_size) MUSTCHECK;
 /* Whether store_open could open `dir` for writing, as far as can be told without changing anything:
  * it, or where it would be made, can be written to, and a database there is ours and of a version
- * that we know. A service may be running on it. Not looked at: what is in the log only.
+ * that we know. A service may be running on it. The rows are store_verify's to look at.
  * E_INVAL, E_IO, E_CORRUPT, E_TOONEW. */
 int store_check(const char *dir, char *why, size_t why_size) MUSTCHECK;
 struct store_backup_progress {
@@ -205,6 +205,17 @@ struct store_backup {
  * `why` says more. */
 int store_backup(const struct store_backup *how, struct store_backup_progress *p, char *why,
                  size_t why_size) MUSTCHECK;
+/* Looks for damage in every row and page of the database in `dir`, which a service may have open;
+ * changes nothing. For each fault that is found fn is called with a line of text (of one kind 20 at
+ * most). Returns their number, or E_NOTFOUND: there is no database, E_IO, E_CORRUPT or E_TOONEW: it
+ * cannot be opened (`why`), E_INVAL, E_NOMEM. */
+typedef void store_fault_fn(void *arg, const char *text);
+struct store_summary {
+    int version;
+    uint64_t batches, requests, results; /* 0 if it is of an earlier version */
+};
+int store_verify(const char *dir, store_fault_fn *fn, void *arg, struct store_summary *sum,
+                 char *why, size_t why_size) MUSTCHECK;
 /* Closes; the writer checkpoints first. NULL is fine. */
 void store_close(struct store *s);
 /* Text of the last failure of this connection. Never NULL. */

@@ -1,7 +1,11 @@
 """A busy service, recorded: batches are submitted, fetched, read, cancelled, paused and deleted, and
 the process is stopped and killed in between."""
 import os
+import pathlib
 import random
+import re
+import shutil
+import subprocess
 import threading
 import time
 
@@ -104,6 +108,38 @@ class Clients:
             t.join()
         if self.errors:
             raise self.errors[0]
+
+
+def directory_at(service, part):
+    """The data directory as a loss of power at this part of the recording leaves it, if all that was
+    written is there. The caller removes its parent."""
+    recording = [service.log, service.log.with_suffix(".facts")]
+    replay = [service.binary.parent / "power_replay", *recording]
+    text = subprocess.run([*replay, "--cuts", "1"], stdout=subprocess.PIPE, text=True).stdout
+    at = int(int(re.search(r"at (\d+) events", text)[1]) * part)
+    while True:  # until there is something in the log
+        text = subprocess.run([*replay, "--at", str(at), "--loss", "1"], stdout=subprocess.PIPE,
+                              text=True, check=True).stdout
+        data = pathlib.Path(text.strip()) / "data"
+        wal = data / "batchfetch.db-wal"
+        if wal.exists() and wal.stat().st_size > 65536:
+            return data
+        shutil.rmtree(data.parent)
+        at -= 20
+        assert at > 0
+
+
+def damage(service, *args):
+    """-> (status, text) of power_damage."""
+    data, other = directory_at(service, 0.9), directory_at(service, 0.5)
+    try:
+        done = subprocess.run([service.binary.parent / "power_damage", data, other,
+                               *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True)
+        return done.returncode, done.stdout
+    finally:
+        shutil.rmtree(data.parent)
+        shutil.rmtree(other.parent)
 
 
 def record(directory, build, origin, batches, seed=1, ends=("stop", "kill", "stop"), fail=0, **more):

@@ -1,9 +1,11 @@
 """Damage (promise 5 of docs/reliability.md): of the database while requests wait in it. A batch with
 requests that cannot be read is its own fault: these end as failed, all else goes on."""
 import sqlite3
+import subprocess
 
 import pytest
 
+import harness
 from harness import check_counts, size
 from origin import HOSTS, content
 
@@ -92,8 +94,18 @@ def test_promise_5_a_damaged_page_fails_its_requests_only(start, origin, how):
     assert view["status"] == "completed" and view["request_counts"]["failed"] == failed
     assert service.stderr().count("batch_damaged") == (0 if how is other_scheme else 1)
     assert len(service.results(done["id"])) == 50
-    service.restart(kill=True)
+    service.restart()
     assert service.batch(batch["id"]) == view
+    if how is zeros:  # after a stop that was not clean a short database is looked through
+        service.one(origin.url("/bytes/1"))
+        service.kill()
+        with pytest.raises(AssertionError, match="is damaged.*--check.*Restore a backup"):
+            service.start()
+        assert service.process.wait(10) == 3
+        service._gone()
+        done = subprocess.run([harness.BINARY, "--check", "--data", service.data],
+                              stderr=subprocess.PIPE, text=True, stdout=subprocess.DEVNULL)
+        assert done.returncode == 3 and "damaged (" in done.stderr, done
 
 
 @pytest.mark.parametrize("verb", ["cancel", "delete"])

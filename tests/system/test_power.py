@@ -1,5 +1,6 @@
 """Promise 2 of docs/reliability.md, loss of power: a short form of tests/power/run."""
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,14 @@ def test_promise_2_power_loss(recording):
     status, text = replay(service, "--cuts", 250, "--compare", service.dir)
     assert status == 0, text
     assert " 0 broke a promise" in text
+
+
+def test_promise_5_damaged_files(recording):
+    """A short form: the long one is tests/power/run's."""
+    status, text = scenario.damage(recording[0], "--step", 8192, "--flips", 30)
+    assert status == 0, text
+    assert re.search(r"the log cut: opened, whole \d+;\n", text), text
+    assert "database flipped" in text and "refused" in text
 
 
 @pytest.mark.parametrize("forget", ["-wal", "data"])

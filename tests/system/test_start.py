@@ -45,6 +45,33 @@ def test_check_sees_the_database(start, origin):
     assert everything(service.data) == before
 
 
+def test_promise_5_a_newer_database_is_refused(start, origin):
+    service = start()
+    service.one(origin.url("/bytes/5"))
+    service.stop()
+    db = sqlite3.connect(service.data / "batchfetch.db")
+    db.execute("PRAGMA user_version=1000")
+    db.close()
+    before = everything(service.data)
+    done = run("--listen", "127.0.0.1:0", "--data", service.data)
+    assert done.returncode == 3 and done.stdout == ""
+    assert "the database has version 1000" in done.stderr
+    assert "use a newer program" in done.stderr
+    after = {entry for entry in everything(service.data) if entry[1] > 0}
+    assert {e for e in after if not e[0].endswith("-shm")} <= set(before)
+
+
+def test_promise_5_a_second_process_is_refused(start, origin):
+    service = start()
+    service.one(origin.url("/bytes/5"))
+    before = [p for p in everything(service.data) if not p[0].endswith("-shm")]
+    done = run("--listen", "127.0.0.1:0", "--data", service.data)
+    assert done.returncode == 3 and done.stdout == ""
+    assert f"{service.data} is in use by another process" in done.stderr
+    assert [p for p in everything(service.data) if not p[0].endswith("-shm")] == before
+    assert service.one(origin.url("/bytes/6"))["status"] == "succeeded"
+
+
 def test_check_refuses_a_directory_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("x")
     done = run("--check", "--data", tmp_path / "file" / "data")
