@@ -560,6 +560,7 @@ static void *fetcher_main(void *arg)
     }
     drop(f, NULL);
     out_flush(f);
+    pulse_end();
     return NULL;
 }
 
