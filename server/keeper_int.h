@@ -55,6 +55,7 @@ struct keeper {
         int64_t due_us;      /* monotonic: the next slice */
         int64_t next_ms;     /* when the next batch expires */
         bool shrinking;
+        bool shrunk; /* just now */
         bool failed; /* the last slice */
     } upkeep;
 };

@@ -132,6 +132,7 @@ static int give_back(struct keeper *k, int64_t until)
         return rc;
     bool begun = !u->shrinking;
     u->shrinking = worth_it(k, size, unused);
+    u->shrunk = !begun && !u->shrinking;
     if (u->shrinking && begun)
         log_event(LOG_INFO, "database_shrinks", LOG_U("bytes", size),
                   LOG_U("unused_bytes", unused));
@@ -210,6 +211,9 @@ void keeper_upkeep(struct keeper *k)
         u->due_us = end + RETRY_US;
         return;
     }
+    if (u->shrunk) /* the file itself gets shorter when the log is folded back */
+        store_checkpoint(k->e->store, true);
+    u->shrunk = false;
     u->head += done;
     if (u->head < u->n || u->shrinking) {
         bool busy = k->n_live > 0 && !disk_tight(k->e->disk);

@@ -3,9 +3,11 @@ holding anything up, the file gets shorter by itself, and the clock takes no res
 import sqlite3
 import time
 
+import pytest
+
 import harness
 from harness import check_complete, eventually, size
-from origin import HOSTS
+from origin import HOSTS, content
 
 DAY = 24 * 3600 * 1000
 
@@ -156,3 +158,27 @@ def test_a_clock_that_is_years_ahead_at_the_start_removes_nothing(start, origin)
     service.start()
     service.get(f"/v1/batches/{batch['id']}").problem(404, "not-found")
     eventually(lambda: rows(service) == 0)
+
+
+@pytest.mark.slow
+def test_disk_space_is_given_back_while_it_works(start, origin):
+    """Free pages are used again first; what is too much of them goes back to the file system."""
+    service = start("--max-per-host", 20)
+    kept = service.submit([origin.url(f"/bytes/20000?t=k{i}") for i in range(100)])
+    bulky = service.submit([origin.url(f"/bytes/4000000?t=v{i}", HOSTS[i % 5]) for i in range(25)],
+                           expires_after_s=1)
+    service.wait(bulky["id"])
+    service.wait(kept["id"])
+    file = service.data / "batchfetch.db"
+    eventually(lambda: service.get(f"/v1/batches/{bulky['id']}").status == 404)
+    most, end = file.stat().st_size, time.monotonic() + 60 * harness.SLOWER
+    assert most > 64 << 20
+    while file.stat().st_size > 50 << 20:
+        load = service.submit([origin.url(f"/bytes/1000?{i}", HOSTS[i % 5]) for i in range(200)])
+        assert service.wait(load["id"])["request_counts"]["succeeded"] == 200
+        assert time.monotonic() < end, file.stat().st_size
+    results = service.finish(kept, include="body")
+    assert all(r["body"].encode() == content(20000, f"k{r['index']}") for r in results)
+    db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
+    assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    db.close()
