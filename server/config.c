@@ -408,7 +408,6 @@ static const char *set_listen(struct config *c, const char *v)
     if (!loopback)
         return "only a loopback address (127.0.0.1 or [::1]) can be listened on, because there "
                "are no API keys yet to protect the service from others";
-    free(c->operand);
     free(c->listen_host);
     c->listen_host = xstrdup(use);
     c->listen_port = (uint16_t)port;
@@ -974,6 +973,7 @@ int config_reload(struct config *c, int argc, char **argv)
 
 void config_fini(struct config *c)
 {
+    free(c->operand);
     free(c->listen_host);
     free(c->data);
     free(c->allow_net);

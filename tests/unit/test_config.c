@@ -322,7 +322,7 @@ static void test_errors(void **state)
         {{"file"}, {"unexpected argument", "\"file\""}},
         {{"backup"}, {"backup", "FILE is missing"}},
         {{"backup", "a", "b"}, {"unexpected argument", "\"b\""}},
-        {{"a", "backup"}, {"unexpected argument", "\"a\""}},
+        {{"file", "backup"}, {"unexpected argument", "\"file\""}},
         {{"backup", "-a"}, {"unexpected argument", "\"-a\""}},
         {{"backup", "a", "--backup-max-log", "1k"}, {"--backup-max-log", "range"}},
         {{"-x"}, {"unexpected argument", "\"-x\""}},
