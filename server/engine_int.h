@@ -56,6 +56,7 @@ struct live {
 
     /* The keeper's alone. */
     struct live *all_prev, *all_next;
+    int64_t latest_ms;      /* of its times so far: it does not end before */
     uint64_t next_n;        /* completion number of the next result */
     uint64_t done;          /* results stored */
     uint64_t held;          /* … and those that wait for the next group */
@@ -88,6 +89,7 @@ struct live {
 
 void live_ref(struct live *l);
 void live_unref(struct live *l); /* any thread; the last one frees */
+void live_begun(struct live *l); /* any thread: a request of it is begun, perhaps the first */
 
 /* ---- messages ---- */
 

@@ -118,8 +118,7 @@ static void take_invalid(struct fetcher *f, struct msg_page *m)
         atomic_fetch_add(&m->live->in_flight, 1);
         out_invalid(f, m->live, &it);
     }
-    int64_t none = 0;
-    atomic_compare_exchange_strong(&m->live->started_ms, &none, wall_ms());
+    live_begun(m->live);
 }
 
 /* A page that is not what was accepted, though its form is right (the keeper has seen to that). */

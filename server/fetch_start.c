@@ -801,9 +801,7 @@ void start_next(struct fetcher *f, struct lane *l)
     /* ready_us of a hop is another fetcher's clock of its turn, which may be ahead of ours */
     if (f->now > t->ready_us)
         t->timing[TIMING_LIMIT_WAIT] += (uint64_t)(f->now - t->ready_us);
-    int64_t none = 0;
-    if (atomic_load(&live->started_ms) == 0)
-        atomic_compare_exchange_strong(&live->started_ms, &none, wall_ms());
+    live_begun(live);
     /* Two names may share a lane's hash: the limit is the host's. */
     if (strcmp(t->url.host, l->host->name) != 0) {
         t->ready_us = f->now;

@@ -17,8 +17,21 @@ static void touch(struct keeper *k, struct live *l)
     k->touched = l;
 }
 
+/* The times of a batch are in order though the wall clock be set back: no result before its begin,
+ * and no end before a result. */
+static int64_t result_time(struct live *l, int64_t ms)
+{
+    int64_t started = atomic_load(&l->started_ms);
+    int64_t least = started > l->b.created_ms ? started : l->b.created_ms;
+    ms = ms > least ? ms : least;
+    if (ms > l->latest_ms)
+        l->latest_ms = ms;
+    return ms;
+}
+
 int keeper_add_result(struct keeper *k, struct live *l, struct result *r)
 {
+    r->completed_ms = result_time(l, r->completed_ms);
     r->n = l->next_n + l->group_done;
     int rc = store_add_result(k->e->store, l->b.no, r);
     if (rc != 0)
@@ -107,12 +120,13 @@ static void make_id(char *out, int64_t ms)
     ASSERT(p - out < STORE_BATCH_ID_SIZE);
 }
 
-static int64_t next_created(struct keeper *k)
+/* Ids sort in the order of submission, though the clock be set back or two come in one ms. */
+static int64_t next_id_ms(struct keeper *k)
 {
     int64_t now = wall_ms();
-    if (now <= k->last_created_ms) /* the clock was set back, or two in one ms: keep the order */
-        now = k->last_created_ms + 1;
-    k->last_created_ms = now;
+    if (now <= k->last_id_ms)
+        now = k->last_id_ms + 1;
+    k->last_id_ms = now;
     return now;
 }
 
@@ -175,8 +189,8 @@ static int apply_commit(struct keeper *k, struct msg_commit *m)
     }
     b->no = atomic_load(&m->upload->no);
     ASSERT(b->no != 0);
-    b->created_ms = next_created(k);
-    make_id(b->id, b->created_ms);
+    b->created_ms = wall_ms();
+    make_id(b->id, next_id_ms(k));
     FAULT_POINT("submission.row.before");
     int rc = store_update_batch(k->e->store, b);
     FAULT_POINT("submission.row.after");
@@ -271,8 +285,8 @@ int keeper_settle(struct keeper *k)
         if (l->ending) {
             b.state = b.cancelled > 0 ? BATCH_CANCELLED : BATCH_COMPLETED;
             b.ended_ms = wall_ms();
-            if (b.ended_ms < b.created_ms)
-                b.ended_ms = b.created_ms;
+            if (b.ended_ms < l->latest_ms)
+                b.ended_ms = l->latest_ms;
             l->ended_ms = b.ended_ms;
         }
         int rc = store_update_batch(k->e->store, &b);

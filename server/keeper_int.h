@@ -16,7 +16,7 @@ enum {
 struct keeper {
     struct engine *e;
     int64_t next_no; /* of the next batch */
-    int64_t last_created_ms;
+    int64_t last_id_ms;
     struct live all; /* sentinel of the ring of live batches */
     uint64_t n_live;
     struct live *touched;          /* changed by the group being committed */

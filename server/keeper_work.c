@@ -27,6 +27,17 @@ void live_unref(struct live *l)
     free(l);
 }
 
+/* The wall clock may be set back: a batch is not begun before it was made. */
+void live_begun(struct live *l)
+{
+    int64_t none = 0;
+    if (atomic_load(&l->started_ms) != 0)
+        return;
+    int64_t now = wall_ms();
+    atomic_compare_exchange_strong(&l->started_ms, &none,
+                                   now > l->b.created_ms ? now : l->b.created_ms);
+}
+
 struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recovered)
 {
     struct live *l = xcalloc(1, sizeof(*l));
@@ -51,6 +62,7 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
     int64_t age_ms = wall_ms() - b->created_ms;
     l->accept_us = now_us() - (recovered && age_ms > 0 ? age_ms * 1000 : 0);
     atomic_init(&l->started_ms, b->started_ms);
+    l->latest_ms = b->started_ms > b->created_ms ? b->started_ms : b->created_ms;
     l->next_n = 1;
     l->done_bits = xcalloc(b->total / 8 + 1, 1);
     l->recovered = recovered;
