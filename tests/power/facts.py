@@ -78,6 +78,12 @@ class Facts:
             return
         self.whole(at, method, path, batch, json.loads(body))
 
+    def write(self, recording):
+        text = "".join(" ".join(map(str, fact)) + "\n" for fact in self.v)
+        recording.with_suffix(".facts").write_text(text)
+        kinds = [fact[2] for fact in self.v]
+        return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
     def whole(self, at, method, path, batch, doc):
         if method == "POST" and batch is None:
             self.add(at, "accepted", doc["id"], doc["request_counts"]["total"])
@@ -93,14 +99,16 @@ class Facts:
             self.add(at, "ended", batch[1], counts["succeeded"], counts["failed"])
 
 
-def write(recording):
-    """Into a file beside the recording. -> {kind: number of facts}"""
+def extract(recording):
     facts = Facts()
     for at, (kind, ino, _, data) in enumerate(events(recording)):
         if kind == RECV:
             facts.received(at, ino, data)
         elif kind == SEND:
             facts.sent(at, ino, data)
-    recording.with_suffix(".facts").write_text("".join(" ".join(map(str, fact)) + "\n" for fact in facts.v))
-    kinds = [fact[2] for fact in facts.v]
-    return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+    return facts
+
+
+def write(recording):
+    """Into a file beside the recording. -> {kind: number of facts}"""
+    return extract(recording).write(recording)

@@ -1,5 +1,5 @@
 /* Usage: power_replay RECORDING FACTS [--cuts N] [--seed S] [--forget SUFFIX] [--scratch DIR]
- *                     [--at EVENT --loss KIND] [--compare DIR]
+ *                     [--from EVENT] [--at EVENT --loss KIND] [--compare DIR]
  *
  * Cuts the power N times at events of a recording (record.c), builds the directory as its disk
  * could be then (disk.c), and holds it against what clients were told (check.c). With --at, one
@@ -34,7 +34,7 @@ static struct {
     const char *forget;
     char scratch[200];
     struct checked sum;
-    uint64_t cuts, broken;
+    uint64_t cuts, broken, from;
     uint64_t seed;
 } t;
 
@@ -107,13 +107,13 @@ static void sweep(uint64_t cuts)
 {
     size_t places = 1, seen = 0;
     for (size_t i = 0; i < t.n; i++)
-        places += worth(t.v[i]);
+        places += i >= t.from && worth(t.v[i]);
     struct disk *d = disk_new();
     uint64_t done = 0; /* the place of cut i is i * places / cuts */
     for (size_t i = 0; i <= t.n && t.broken < GIVE_UP; i++) {
         if (i > 0)
             disk_apply(d, t.v[i - 1], text_of(t.v[i - 1]), t.forget);
-        if (i > 0 && !worth(t.v[i - 1]))
+        if (i < t.from || (i > t.from && !worth(t.v[i - 1])))
             continue;
         for (; done * places / cuts <= seen && done < cuts && t.broken < GIVE_UP; done++) {
             enum loss loss = disk_unsynced(d) == 0 ? LOSS_ALL : (enum loss)(t.cuts % N_LOSSES);
@@ -135,10 +135,9 @@ static struct disk *upto(size_t at)
 int main(int argc, char **argv)
 {
     static const struct option options[] = {
-        {"cuts", 1, NULL, 'c'},    {"seed", 1, NULL, 's'},
-        {"forget", 1, NULL, 'f'},  {"scratch", 1, NULL, 'd'},
-        {"at", 1, NULL, 'a'},      {"loss", 1, NULL, 'l'},
-        {"compare", 1, NULL, 'm'}, {0},
+        {"cuts", 1, NULL, 'c'},    {"seed", 1, NULL, 's'}, {"forget", 1, NULL, 'f'},
+        {"scratch", 1, NULL, 'd'}, {"at", 1, NULL, 'a'},   {"loss", 1, NULL, 'l'},
+        {"compare", 1, NULL, 'm'}, {"from", 1, NULL, 'r'}, {0},
     };
     uint64_t cuts = 1000, at = UINT64_MAX;
     int c, loss = LOSS_ALL;
@@ -154,6 +153,7 @@ int main(int argc, char **argv)
         case 'a': at = strtoull(optarg, NULL, 10); break;
         case 'l': loss = (int)strtol(optarg, NULL, 10); break;
         case 'm': compare = optarg; break;
+        case 'r': t.from = strtoull(optarg, NULL, 10); break;
         default: return 2;
         }
     }

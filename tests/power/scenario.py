@@ -6,9 +6,11 @@ import random
 import re
 import shutil
 import subprocess
+import sys
 import threading
 import time
 
+import facts
 import harness
 from origin import HOSTS
 
@@ -108,6 +110,23 @@ class Clients:
             t.join()
         if self.errors:
             raise self.errors[0]
+
+
+def migration(directory, build, source):
+    """A database of version 1 with the batches of `source`, brought up to date by a service that goes
+    on with them. -> the service, stopped, and the event with which it begins"""
+    service = Recorded(directory, build)
+    script = pathlib.Path(__file__).with_name("version_1.py")
+    subprocess.run([sys.executable, script, service.data, source.data], env=service.env, check=True)
+    made = sum(1 for _ in facts.events(service.log))
+    service.start()
+    batches = service.get("/v1/batches?limit=1000").json()["data"]
+    service.stop()
+    told = facts.extract(service.log)
+    for batch in batches:
+        told.add(made, "accepted", batch["id"], batch["request_counts"]["total"])
+    told.write(service.log)
+    return service, made
 
 
 def directory_at(service, part):
