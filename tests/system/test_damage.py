@@ -9,7 +9,7 @@ import harness
 from harness import check_counts, size
 from origin import HOSTS, content
 
-N = size(3000, 600)
+N = size(3000, 1500)
 PAGE = 8192
 
 
