@@ -16,6 +16,15 @@ uint64_t coded_max(const struct transfer *t)
     return body_max(t) * 2 + CODED_EXTRA;
 }
 
+/* Decoders count with the bodies: what they take, these must not have. */
+static void charge(struct fetcher *f)
+{
+    size_t now = decode_pool_bytes(f->decoders);
+    if (now != f->decoders_charged)
+        atomic_fetch_add(&f->e->bodies, (int64_t)now - (int64_t)f->decoders_charged);
+    f->decoders_charged = now;
+}
+
 static int on_decoded(void *arg, const char *p, size_t n)
 {
     struct transfer *t = arg;
@@ -63,6 +72,7 @@ size_t coded_write(struct transfer *t, const char *p, size_t n)
         return 0;
     }
     int rc = decode_feed(t->decode, p, n, on_decoded, t);
+    charge(t->f);
     if (rc == 0)
         return t->decoded ? n : pend(t, p, n);
     if (rc == STOP)
@@ -91,6 +101,9 @@ void coded_end(struct transfer *t, bool whole)
 
 void coded_drop(struct transfer *t)
 {
+    if (t->decode == NULL)
+        return;
     decode_close(t->decode);
     t->decode = NULL;
+    charge(t->f);
 }

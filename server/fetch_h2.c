@@ -11,6 +11,7 @@
  * (multi_open_socket), and the request comes back here, to be repeated without charge. */
 #include <openssl/ssl.h>
 #include <string.h>
+#include <sys/socket.h>
 
 #include "server/fetch_int.h"
 
@@ -24,6 +25,37 @@ int h2_global_init(void)
     if (fd_slot < 0)
         fd_slot = SSL_get_ex_new_index(0, NULL, NULL, NULL, NULL);
     return no_slot >= 0 && fd_slot >= 0 ? 0 : E_NOMEM;
+}
+
+enum {
+    UNHEARD_MAX = 1024 * 1024,
+    RECORD_COST = 64, /* of a record, however small */
+};
+
+/* libcurl 7.88.1 reads a connection until there is something for a stream of it (cf_h2_recv): with
+ * an origin that sends frames for nobody, for ever, and this thread with it. */
+static void on_record(int written, int version, int type, const void *buf, size_t len, SSL *ssl,
+                      void *arg)
+{
+    struct fetcher *f = arg;
+    const unsigned char *p = buf;
+    (void)version;
+    if (written || type != SSL3_RT_HEADER || len < 5)
+        return;
+    f->h2_unheard += RECORD_COST + ((size_t)p[3] << 8 | p[4]);
+    uint64_t no = (uint64_t)(uintptr_t)SSL_get_ex_data(ssl, no_slot);
+    if (f->h2_unheard <= UNHEARD_MAX || no == 0)
+        return;
+    int fd = (int)(intptr_t)SSL_get_ex_data(ssl, fd_slot);
+    if (multi_is_open(f, fd, no))
+        (void)shutdown(fd, SHUT_RDWR);
+    f->h2_unheard = 0;
+}
+
+void h2_watch(struct fetcher *f, void *ssl_ctx)
+{
+    SSL_CTX_set_msg_callback(ssl_ctx, on_record);
+    SSL_CTX_set_msg_callback_arg(ssl_ctx, f);
 }
 
 /* What must not be sent twice goes by HTTP/1.1: libcurl does not tell a stream that the origin

@@ -13,6 +13,7 @@ size_t head_body(char *p, size_t size, size_t n, void *arg)
     struct transfer *t = arg;
     ASSERT(t->magic == TRANSFER_MAGIC);
     n *= size;
+    t->f->h2_unheard = 0;
     if (t->follow) { /* a redirect's own body: only read to keep the connection */
         t->body_len += n;
         t->hop_cut = t->body_len > HOP_BODY;
@@ -189,6 +190,7 @@ size_t head_line(char *p, size_t size, size_t n, void *arg)
     struct transfer *t = arg;
     ASSERT(t->magic == TRANSFER_MAGIC);
     n *= size;
+    t->f->h2_unheard = 0;
     t->field_bytes += n;
     t->lines++;
     if (t->field_bytes > HEADER_BYTES || t->lines > HEADER_LINES) {

@@ -265,11 +265,13 @@ struct fetcher {
     struct curl_slist *agent_field, *encoding_field; /* the first leads on to the second */
     struct sched sched;
     struct decode_pool *decoders;
+    size_t decoders_charged; /* in engine.bodies */
     struct dns *dns;
     struct host *hosts;         /* uthash, by name */
     struct host *joins;         /* with something to do for h2_serve */
     struct transfer *doubts;    /* over, but see h2_doubtful */
     uint64_t n_reaped;          /* transfers that libcurl has ended */
+    size_t h2_unheard;          /* bytes of HTTP/2 since libcurl last gave us something */
     struct fbatch *batches;     /* uthash, by live */
     struct lane *lanes;         /* uthash, by host and batch */
     struct transfer *transfers; /* all */
@@ -369,6 +371,8 @@ void coded_drop(struct transfer *t); /* the decoder goes; safe in every state */
 
 /* fetch_h2.c */
 int h2_global_init(void) MUSTCHECK;
+/* For the SSL_CTX of a connection that offers HTTP/2: bounds what it may send of no use. */
+void h2_watch(struct fetcher *f, void *ssl_ctx);
 bool h2_offered(const struct transfer *t); /* whether its next hop offers HTTP/2 */
 /* Before it runs: it waits instead (true; the caller sets its timer), or may run. */
 bool h2_join(struct transfer *t);

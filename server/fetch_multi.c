@@ -417,6 +417,7 @@ static int unread(int fd)
 static void act(struct shard *s, curl_socket_t fd, int events)
 {
     int running;
+    s->f->h2_unheard = 0;
     CURLMcode rc = curl_multi_socket_action(s->multi, fd, events, &running);
     ASSERT(rc == CURLM_OK);
     s->touched = true;

@@ -75,6 +75,8 @@ static CURLcode on_ssl_ctx(CURL *easy, void *ssl_ctx, void *arg)
     struct transfer *t = arg;
     ASSERT(t->magic == TRANSFER_MAGIC);
     (void)easy;
+    if (t->offers_h2)
+        h2_watch(t->f, ssl_ctx);
     int rc = tls_prepare(t->f->tls, ssl_ctx, t->url.host, t->url.port, &t->resumes);
     return rc == 0 ? CURLE_OK : CURLE_OUT_OF_MEMORY;
 }

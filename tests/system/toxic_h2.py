@@ -86,7 +86,8 @@ class Conn:
 class ToxicH2:
     """behaviour(conn, stream, nth of this connection), called on the connection's thread."""
 
-    def __init__(self, behaviour, tls_dir, max_streams=100, h1=b"h1"):
+    def __init__(self, behaviour, tls_dir, max_streams=100, h1=b"h1", host="127.0.0.1"):
+        self.host = host
         self.behaviour, self.max_streams, self.h1 = behaviour, max_streams, h1
         self.conns, self.resets = [], []
         self.h1_requests = 0
@@ -94,12 +95,12 @@ class ToxicH2:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(tls_dir / "good.crt", tls_dir / "good.key")
         self.context.set_alpn_protocols(["h2", "http/1.1"])
-        self.sock = socket.create_server(("127.0.0.1", 0), backlog=512)
+        self.sock = socket.create_server((host, 0), backlog=512)
         self.port = self.sock.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
 
     def url(self, path="/"):
-        return f"https://127.0.0.1:{self.port}{path}"
+        return f"https://{self.host}:{self.port}{path}"
 
     def requests(self):
         return sum(len(c.requests) for c in self.conns)
