@@ -44,8 +44,8 @@ def start_and_kill(service, rng):
 
 def kill(service, load):
     """In the middle of everything: the threads see their connections break."""
+    load.stop.set()  # first: a thread that sees the end must know that it is meant
     service.process.kill()
-    load.stop.set()
     load.end()
     service.process.wait()
     service._gone()
