@@ -12,6 +12,7 @@
 #include <openssl/ssl.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 
 #include "server/fetch_int.h"
 
@@ -28,12 +29,21 @@ int h2_global_init(void)
 }
 
 enum {
-    UNHEARD_MAX = 1024 * 1024,
-    RECORD_COST = 64, /* of a record, however small */
+    UNHEARD_STEP = 1024 * 1024,
+    UNHEARD_US = 100 * 1000, /* of CPU time, for what nobody hears */
+    RECORD_COST = 64,        /* of a record, however small */
 };
 
+static int64_t cpu_us(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &ts);
+    return (int64_t)ts.tv_sec * 1000000 + ts.tv_nsec / 1000;
+}
+
 /* libcurl 7.88.1 reads a connection until there is something for a stream of it (cf_h2_recv): with
- * an origin that sends frames for nobody, for ever, and this thread with it. */
+ * an origin that sends frames for nobody, for ever, and this thread with it. Many MiB may well come
+ * for streams that were given up, so what counts is the time. */
 static void on_record(int written, int version, int type, const void *buf, size_t len, SSL *ssl,
                       void *arg)
 {
@@ -42,14 +52,16 @@ static void on_record(int written, int version, int type, const void *buf, size_
     (void)version;
     if (written || type != SSL3_RT_HEADER || len < 5)
         return;
+    size_t before = f->h2_unheard / UNHEARD_STEP;
     f->h2_unheard += RECORD_COST + ((size_t)p[3] << 8 | p[4]);
-    uint64_t no = (uint64_t)(uintptr_t)SSL_get_ex_data(ssl, no_slot);
-    if (f->h2_unheard <= UNHEARD_MAX || no == 0)
+    if (f->h2_unheard / UNHEARD_STEP == before)
         return;
+    uint64_t no = (uint64_t)(uintptr_t)SSL_get_ex_data(ssl, no_slot);
     int fd = (int)(intptr_t)SSL_get_ex_data(ssl, fd_slot);
-    if (multi_is_open(f, fd, no))
+    if (before == 0)
+        f->h2_unheard_since = cpu_us();
+    else if (no != 0 && cpu_us() - f->h2_unheard_since > UNHEARD_US && multi_is_open(f, fd, no))
         (void)shutdown(fd, SHUT_RDWR);
-    f->h2_unheard = 0;
 }
 
 void h2_watch(struct fetcher *f, void *ssl_ctx)

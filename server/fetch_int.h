@@ -271,7 +271,8 @@ struct fetcher {
     struct host *joins;         /* with something to do for h2_serve */
     struct transfer *doubts;    /* over, but see h2_doubtful */
     uint64_t n_reaped;          /* transfers that libcurl has ended */
-    size_t h2_unheard;          /* bytes of HTTP/2 since libcurl last gave us something */
+    size_t h2_unheard;          /* bytes of HTTP/2 since libcurl last gave us something … */
+    int64_t h2_unheard_since;   /* … CPU time of this thread when they were UNHEARD_STEP */
     struct fbatch *batches;     /* uthash, by live */
     struct lane *lanes;         /* uthash, by host and batch */
     struct transfer *transfers; /* all */

@@ -10,7 +10,7 @@ from toxic_h2 import (CONTINUATION, DATA, GOAWAY, HEADERS, INTERNAL_ERROR, PING,
 
 WINDOW_UPDATE, PUSH_PROMISE, PRIORITY = 8, 5, 2
 OK = b"\x88"  # :status 200
-T = 700
+T = 1500
 BOUND = 64 << 20  # bytes of a flood
 
 
