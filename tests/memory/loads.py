@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 import resource
+import select
 import socket
 import subprocess
 import sys
@@ -231,60 +232,62 @@ def readers(service, n, seconds, results=10_000, large=10_000_000):
         origin.close()
 
 
+class Uploader:
+    """A submission that is sent in chunks. It may be answered before it is complete."""
+
+    def __init__(self, service):
+        self.sock = socket.create_connection(service.address, timeout=120)
+        self.answer = b""
+        self.sock.sendall(
+            b"POST /v1/batches?retry.max_attempts=1 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
+            b"Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
+            % service.address[1])
+
+    def send(self, data):
+        """One chunk; the last one if it is empty."""
+        if not self.answer and select.select([self.sock], [], [], 0)[0]:
+            self.answer = self.sock.recv(65536)
+        if not self.answer:
+            try:
+                self.sock.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+            except OSError:
+                self.answer = self.sock.recv(65536)
+
+    def status(self):
+        while b"}" not in self.answer:
+            piece = self.sock.recv(65536)
+            assert piece, self.answer
+            self.answer += piece
+        self.sock.close()
+        return int(self.answer.split(b" ", 2)[1])
+
+
 def uploaders(service, n, seconds, burst=0):
     """n clients send a submission, each first `burst` bytes of it at once, then a byte a second;
-    then all finish. Each gets 202, or 503 with Retry-After and 202 when it asks again."""
+    then all finish. Each gets 202, or 503 with Retry-After."""
     url = b"http://127.0.0.1:9/" + b"x" * 60 + b"\n"
-    socks = []
     n = min(n, plan(service)["connections"] - 8)
-    for i in range(n):
-        s = socket.create_connection(service.address, timeout=120)
-        s.sendall(b"POST /v1/batches?retry.max_attempts=1 HTTP/1.1\r\nHost: 127.0.0.1:%d\r\n"
-                  b"Content-Type: text/plain\r\nTransfer-Encoding: chunked\r\n\r\n"
-                  % service.address[1])
-        socks.append(s)
-    refused = 0
-
-    def chunk(s, data):
-        try:
-            s.sendall(b"%x\r\n%b\r\n" % (len(data), data))
-            return True
-        except OSError:  # answered already
-            return False
-
-    for s in socks:
-        chunk(s, (url * (burst // len(url) + 1))[:-7])  # the last line is not complete
-    end, sent = time.monotonic() + seconds, 0
+    all_of_them = [Uploader(service) for _ in range(n)]
+    for u in all_of_them:
+        u.send((url * (burst // len(url) + 1))[:-7])  # the last line is not complete
+    end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for s in socks:
-            chunk(s, b"y")
-        sent += 1
+        for u in all_of_them:
+            u.send(b"y")
         time.sleep(1)
     service.get("/healthz").expect(200)
-    ids = []
-    for s in socks:
-        chunk(s, b"\n" + url)
-        try:
-            s.sendall(b"0\r\n\r\n")
-        except OSError:
-            pass
-        data = b""
-        try:
-            while piece := s.recv(65536):
-                data += piece
-                if b"\r\n\r\n" in data and len(data.split(b"\r\n\r\n", 1)[1]) >= \
-                        int(re.search(rb"Content-Length: (\d+)", data)[1]):
-                    break
-        except ConnectionError:
-            pass
-        status = data.split(b" ", 2)[1] if data else b"none"
-        if status == b"503":
-            assert b"\r\nRetry-After: " in data, data
+    refused, ids = 0, []
+    for u in all_of_them:
+        u.send(b"\n" + url)
+        u.send(b"")
+        status = u.status()
+        if status == 503:
+            assert b"\r\nRetry-After: " in u.answer, u.answer
             refused += 1
         else:
-            assert status == b"202", data[:300]
-            ids.append(re.search(rb'"id":"(\w+)"', data)[1].decode())
-        s.close()
+            assert status == 202, u.answer
+            ids.append(re.search(rb'"id":"(\w+)"', u.answer)[1].decode())
+    assert ids
     for i in ids:
         service.delete(f"/v1/batches/{i}")
     return f"{n} slow uploaders ({refused} got 503, Retry-After)"

@@ -42,7 +42,7 @@ LOADS = {  # name -> (options, call)
     "bodies": ([], lambda s: loads.bodies(s, 3000 // PART, 1_000_000)),
     "readers": (READERS, lambda s: loads.readers(s, 10_000 // PART, 20)),
     "uploaders": ([], lambda s: loads.uploaders(s, 1000 // PART, 15)),
-    "bursts": ([], lambda s: loads.uploaders(s, 1000 // PART, 15, 2_000_000)),
+    "bursts": ([], lambda s: loads.uploaders(s, 500 // PART, 15, 200_000)),
     "hosts": ([], lambda s: loads.many_hosts(s, 400 // PART, 2000)),
     "tiny": ([], lambda s: loads.many_hosts(s, 2000 // PART, 1)),
     "line": ([], lambda s: loads.one_line(s, (1 << 30) // PART)),
