@@ -141,6 +141,11 @@ static int give_back(struct keeper *k, int64_t until)
     return rc;
 }
 
+static int64_t slice_us(const struct keeper *k)
+{
+    return disk_tight(k->e->disk) ? SLICE_US / 5 : SLICE_US;
+}
+
 static int slice(struct keeper *k, int64_t begin, size_t *n_expired, size_t *done)
 {
     struct upkeep *u = &k->upkeep;
@@ -153,9 +158,9 @@ static int slice(struct keeper *k, int64_t begin, size_t *n_expired, size_t *don
             log_event(LOG_INFO, "batches_expired", LOG_U("batches", *n_expired));
     }
     if (rc == 0)
-        rc = remove_rows(k, begin + SLICE_US, done);
+        rc = remove_rows(k, begin + slice_us(k), done);
     if (rc == 0 && u->head + *done == u->n && *n_expired == 0)
-        rc = give_back(k, begin + SLICE_US);
+        rc = give_back(k, begin + slice_us(k));
     FAULT_POINT("upkeep.commit.before");
     if (rc == 0)
         rc = store_commit(k->e->store);
@@ -215,6 +220,8 @@ void keeper_upkeep(struct keeper *k)
         store_checkpoint(k->e->store, true);
     u->shrunk = false;
     u->head += done;
+    if (disk_tight(k->e->disk) && disk_may_fold(k->e->disk))
+        store_checkpoint(k->e->store, true); /* what it wrote to the log takes space, too */
     if (u->head < u->n || u->shrinking) {
         bool busy = k->n_live > 0 && !disk_tight(k->e->disk);
         u->due_us = end + (end - begin) * (busy ? PACE_BUSY : PACE_IDLE);
