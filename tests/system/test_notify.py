@@ -163,3 +163,14 @@ def test_sockets_that_cannot_be_served_are_refused(tmp_path):
         done = popen_passing(listener, "--data", tmp_path / "data")
         assert done.returncode == 3 and b"loopback" in done.stderr, done
         listener.close()
+
+
+def test_the_unit_file_is_understood(tmp_path):
+    """By systemd's own parser; and its time to stop is enough for the default drain."""
+    unit = (harness.ROOT / "packaging/batchfetch.service").read_text()
+    file = tmp_path / "batchfetch.service"
+    file.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit, flags=re.M))
+    done = subprocess.run(["systemd-analyze", "verify", file], capture_output=True, text=True)
+    assert done.returncode == 0 and "batchfetch.service:" not in done.stderr, done.stderr
+    settings = dict(re.findall(r"^(\w+)=(.*)$", unit, re.M))
+    assert settings["Type"] == "notify" and int(settings["TimeoutStopSec"]) > 30
