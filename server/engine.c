@@ -351,6 +351,12 @@ void engine_horizon(struct engine *e, struct store *reader)
     store_set_horizon(reader, &h);
 }
 
+void engine_stored(struct batch_view *v)
+{
+    bool ended = v->b.state == BATCH_COMPLETED || v->b.state == BATCH_CANCELLED;
+    v->queued = ended ? 0 : v->b.total - v->b.succeeded - v->b.failed - v->b.cancelled;
+}
+
 int engine_batch(struct engine *e, struct store *reader, const char *id, struct batch_view *out)
 {
     memset(out, 0, sizeof(*out));
@@ -363,7 +369,11 @@ int engine_batch(struct engine *e, struct store *reader, const char *id, struct 
         rc = batch_copy(&out->b, &shared);
     }
     pthread_mutex_unlock(&e->mutex);
-    return l != NULL ? rc : store_find(reader, id, &out->b);
+    if (l == NULL) {
+        rc = store_find(reader, id, &out->b);
+        engine_stored(out);
+    }
+    return rc;
 }
 
 void engine_overlay(struct engine *e, struct store *reader, struct batch *b, struct batch_view *out)
@@ -390,11 +400,11 @@ void engine_overlay(struct engine *e, struct store *reader, struct batch *b, str
         if (store_find(reader, own.id, &ended) == 0) {
             batch_fini(&own);
             own = ended;
-        } else { /* deleted meanwhile: as it was read, so that the counts sum */
-            out->queued = own.total;
-        }
+        } /* else deleted meanwhile: as it was read */
     }
     out->b = own;
+    if (l == NULL)
+        engine_stored(out);
 }
 
 static void steer(struct engine *e, const char *id, enum steer_verb verb, engine_done_fn *fn,

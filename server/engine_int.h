@@ -313,6 +313,8 @@ struct engine {
 struct live *engine_lookup(struct engine *e, const char *id);
 void engine_insert(struct engine *e, struct live *l);
 void engine_remove(struct engine *e, struct live *l);
+/* Of a batch as its row says, that is not in the table: perhaps not yet. */
+void engine_stored(struct batch_view *v);
 void engine_view(struct live *l, struct batch_view *v); /* v->b: not owned copies; counts live */
 
 struct fetcher *engine_fetcher(const struct engine *e, uint64_t lane);

@@ -159,9 +159,16 @@ static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
             struct live *old = engine_lookup(e, m->existing.id);
             if (old != NULL)
                 engine_view(old, &v);
-            else
-                v.b = m->existing;
             pthread_mutex_unlock(&e->mutex);
+            struct batch now; /* it may have ended in this very group, after it was found */
+            if (old == NULL && store_find(e->store, m->existing.id, &now) == 0) {
+                batch_fini(&m->existing);
+                m->existing = now;
+            }
+            if (old == NULL) {
+                v.b = m->existing;
+                engine_stored(&v);
+            }
         }
     }
     if (rc == 0 && m->expired_no != 0)
