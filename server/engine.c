@@ -68,11 +68,11 @@ static double rate(const struct live *l)
 void engine_view(struct live *l, struct batch_view *v)
 {
     v->b = l->b;
-    v->b.started_ms = atomic_load(&l->started_ms);
     uint64_t done = l->b.succeeded + l->b.failed + l->b.cancelled;
     uint64_t left = l->b.total - done;
     /* A cancelled request may have its result while it is still being dropped. */
     v->in_flight = atomic_load(&l->in_flight);
+    v->b.started_ms = atomic_load(&l->started_ms); /* after: it is set before the other grows */
     if (v->in_flight > left)
         v->in_flight = left;
     left -= v->in_flight;

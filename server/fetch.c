@@ -111,6 +111,7 @@ static void take_invalid(struct fetcher *f, struct msg_page *m)
 {
     size_t pos = 0;
     struct item it;
+    live_begun(m->live);
     while (pos < m->len) {
         int rc = item_decode(m->data, m->len, &pos, &it);
         ASSERT(rc == 0);
@@ -118,7 +119,6 @@ static void take_invalid(struct fetcher *f, struct msg_page *m)
         atomic_fetch_add(&m->live->in_flight, 1);
         out_invalid(f, m->live, &it);
     }
-    live_begun(m->live);
 }
 
 /* A page that is not what was accepted, though its form is right (the keeper has seen to that). */
@@ -131,6 +131,7 @@ static void fail_page(struct fetcher *f, const struct msg_page *m)
         int rc = item_decode(m->data, m->len, &pos, &it);
         ASSERT(rc == 0);
         live_ref(m->live);
+        live_begun(m->live);
         atomic_fetch_add(&m->live->in_flight, 1);
         out_damaged(f, m, &it);
     }

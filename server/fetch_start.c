@@ -749,6 +749,7 @@ static struct transfer *take_record(struct fetcher *f, struct lane *l)
     struct live *live = l->batch->live;
     struct transfer *t = transfer_new(f, live);
     live_ref(live);
+    live_begun(live);
     atomic_fetch_add(&live->in_flight, 1);
 
     take_times(t, p);
@@ -799,11 +800,9 @@ void start_next(struct fetcher *f, struct lane *l)
     if (t == NULL)
         return;
     lane_settle_want(f, l);
-    struct live *live = t->live;
     /* ready_us of a hop is another fetcher's clock of its turn, which may be ahead of ours */
     if (f->now > t->ready_us)
         t->timing[TIMING_LIMIT_WAIT] += (uint64_t)(f->now - t->ready_us);
-    live_begun(live);
     /* Two names may share a lane's hash: the limit is the host's. */
     if (strcmp(t->url.host, l->host->name) != 0) {
         t->ready_us = f->now;

@@ -49,7 +49,7 @@ def test_a_step_neither_fires_nor_stalls_timers(start, origin, clock, jump):
     service = start(env=clock.env)
     retry = {"max_attempts": 2, "min_backoff_ms": 4000, "max_backoff_ms": 4000}
     quick = service.submit([origin.url("/delay/1?before")])
-    timed = service.submit([origin.url("/delay/20")], defaults={"timeout_ms": 2000})
+    timed = service.submit([origin.url("/delay/8")], defaults={"timeout_ms": 2000})
     waits = service.submit([f"http://{DEAD_HOST}:9/"] * 40, retry=retry)
     eventually(lambda: service.batch(waits["id"])["request_counts"]["retry_wait"] >= 30)
     began = time.monotonic()

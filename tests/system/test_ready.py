@@ -43,6 +43,8 @@ def test_a_service_that_stops_lives_but_is_not_ready(start, origin):
         text = probe.request("GET", "/metrics", keep=1 << 20).expect(200).body
         assert b"\nbatchfetch_ready 0\n" in text
         assert b'\nbatchfetch_health{cause="draining"} 1\n' in text
+        # at first, while it drains, all can still be read
+        eventually(lambda: probe.request("GET", "/v1/batches").status == 503)
         probe.request("GET", "/v1/batches").problem(503, "busy", "shutting down")
     assert service.process.wait(30) == 0
     service._gone()

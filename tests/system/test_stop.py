@@ -87,7 +87,7 @@ def test_transfers_in_flight_finish_and_the_api_answers_meanwhile(start, origin)
 
 def test_a_second_signal_hurries(start, origin):
     service = start("--drain-timeout", "1h")
-    batch = service.submit([origin.url(f"/delay/20?{i}", HOSTS[i % 10]) for i in range(100)] +
+    batch = service.submit([origin.url(f"/delay/8?{i}", HOSTS[i % 10]) for i in range(100)] +
                            [origin.url("/bytes/3")])
     eventually(lambda: service.batch(batch["id"])["request_counts"]["succeeded"] == 1)
     eventually(lambda: origin.active() == 100)
@@ -146,7 +146,7 @@ def test_an_upload_under_way_is_accepted_or_told(start, origin):
 def test_it_ends_soon_with_very_much_to_do(start, origin):
     """A million URLs queued, a thousand in flight that never end, others waiting for a retry."""
     service = start("--max-per-host", 100, "--drain-timeout", "1s")
-    service.submit([origin.url(f"/delay/30?{i}", HOSTS[i % 10]) for i in range(size(5000, 500))])
+    service.submit([origin.url(f"/delay/9?{i}", HOSTS[i % 10]) for i in range(size(5000, 500))])
     service.submit([origin.url(f"/status/503?{i}", HOSTS[10]) for i in range(100)],
                    retry={"max_attempts": 5, "min_backoff_ms": 60000, "max_backoff_ms": 90000})
     n = size(1000000, 20000)

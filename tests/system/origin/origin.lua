@@ -63,6 +63,9 @@ function M.state()
 end
 
 function M.reset()
+    if ngx.var.arg_active then
+        active:flush_all()
+    end
     peaks:flush_all()
     tries:flush_all()
     ngx.print("ok")
