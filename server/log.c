@@ -30,7 +30,8 @@ enum {
 };
 
 static atomic_int log_max = LOG_INFO;
-static enum log_format format;
+static _Atomic int wanted_format;
+static _Thread_local enum log_format format; /* of the line being made */
 static bool journal;
 static _Thread_local const char *request;
 
@@ -48,7 +49,7 @@ bool log_enabled(enum log_level level)
 
 void log_set_format(enum log_format f)
 {
-    format = f;
+    atomic_store_explicit(&wanted_format, (int)f, memory_order_relaxed);
 }
 
 void log_find_journal(void)
@@ -293,6 +294,7 @@ static bool put(const struct line *l)
 static void emit(enum log_level level, const char *event, const struct log_field *fields)
 {
     struct line l = {.n = 0};
+    format = (enum log_format)atomic_load_explicit(&wanted_format, memory_order_relaxed);
     add_head(&l, level, event);
     add_field(&l, &LOG_S("request", request));
     for (; fields->type != LOG_TYPE_NONE; fields++)
