@@ -6,7 +6,7 @@ import re
 import struct
 
 EVENT = struct.Struct("<IIQQ")
-SYNC_BEGIN, SYNC_END, RECV, SEND = 7, 8, 10, 11
+CREATE, WRITE, SYNC_BEGIN, SYNC_END, RECV, SEND = 1, 2, 7, 8, 10, 11
 FOREVER = 2**62
 BATCH = re.compile(r"/v1/batches/(b_[0-9a-z]+)")
 
@@ -19,6 +19,24 @@ def events(path):
         at += EVENT.size
         yield kind, ino, where, data[at:at + length]
         at += length
+
+
+def places_before_checkpoints(path, least):
+    """After how many events the log holds at least so many bytes that nothing of was folded into the
+    database yet: there a log that is cut leaves an earlier state of it."""
+    names, size, untouched, found = {}, 0, False, []
+    for n, (kind, ino, where, text) in enumerate(events(path), 1):
+        if kind == CREATE:
+            names[ino] = text.decode(errors="replace").rpartition("/")[2]
+        elif kind == WRITE and names.get(ino) == "batchfetch.db-wal":
+            if where == 0:  # its header: it begins anew
+                size, untouched = 0, True
+            size = max(size, where + len(text))
+        elif kind == WRITE and names.get(ino) == "batchfetch.db":
+            untouched = False
+        if untouched and size >= least:
+            found.append(n)
+    return found
 
 
 def milliseconds(text):

@@ -3,7 +3,6 @@ the process is stopped and killed in between."""
 import os
 import pathlib
 import random
-import re
 import shutil
 import subprocess
 import sys
@@ -130,22 +129,14 @@ def migration(directory, build, source):
 
 
 def directory_at(service, part):
-    """The data directory as a loss of power at this part of the recording leaves it, if all that was
-    written is there. The caller removes its parent."""
-    recording = [service.log, service.log.with_suffix(".facts")]
-    replay = [service.binary.parent / "power_replay", *recording]
-    text = subprocess.run([*replay, "--cuts", "1"], stdout=subprocess.PIPE, text=True).stdout
-    at = int(int(re.search(r"at (\d+) events", text)[1]) * part)
-    while True:  # until there is something in the log
-        text = subprocess.run([*replay, "--at", str(at), "--loss", "1"], stdout=subprocess.PIPE,
-                              text=True, check=True).stdout
-        data = pathlib.Path(text.strip()) / "data"
-        wal = data / "batchfetch.db-wal"
-        if wal.exists() and wal.stat().st_size > 65536:
-            return data
-        shutil.rmtree(data.parent)
-        at -= 20
-        assert at > 0
+    """The data directory as a loss of power near this part of the recording leaves it, if all that
+    was written is there, and before the log was begun to be folded into the database. The caller
+    removes its parent."""
+    places = facts.places_before_checkpoints(service.log, 65536)
+    replay = [service.binary.parent / "power_replay", service.log, service.log.with_suffix(".facts"),
+              "--at", str(places[int(part * (len(places) - 1))]), "--loss", "1"]
+    text = subprocess.run(replay, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return pathlib.Path(text.strip()) / "data"
 
 
 def damage(service, *args):
