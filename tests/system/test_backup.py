@@ -57,7 +57,7 @@ def comparable(results):
 
 
 @pytest.mark.slow
-def test_a_backup_under_full_load(start, origin):
+def test_promise_5_a_backup_under_full_load(start, origin):
     """All that was answered with 202 before it began is in it, goes on, and ends the same."""
     service = start("--max-per-host", 50)
     bulky = service.submit([origin.url(f"/bytes/30000?t=k{i}") for i in range(size(100))])
@@ -136,7 +136,7 @@ def test_a_backup_under_full_load(start, origin):
     service.delete(f"/v1/batches/{paused['id']}").expect(204)
 
 
-def test_a_backup_of_a_stopped_service(start, origin):
+def test_promise_5_a_backup_of_a_stopped_service(start, origin):
     service = start()
     batch = service.submit([origin.url(f"/bytes/1000?t=s{i}") for i in range(50)])
     service.wait(batch["id"])
@@ -155,7 +155,7 @@ def test_a_backup_of_a_stopped_service(start, origin):
     assert service.results(batch["id"], include="body") == results
 
 
-def test_what_it_refuses(start, origin, tmp_path):
+def test_promise_5_what_it_refuses(start, origin, tmp_path):
     service = start()
     service.one(origin.url("/bytes/1"))
     file = tmp_path / "copy"
@@ -198,7 +198,7 @@ def begun(service, file, *args):
 
 
 @pytest.mark.slow
-def test_a_backup_that_takes_too_long_gives_up(start, origin):
+def test_promise_5_a_backup_that_takes_too_long_gives_up(start, origin):
     """Meanwhile the service goes on; afterwards its log gets short again."""
     service = start()
     batch = service.submit([origin.url(f"/bytes/4000000?t=g{i}") for i in range(size(30, 15))],

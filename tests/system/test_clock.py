@@ -45,7 +45,7 @@ def check_times(batch, results):
 
 @pytest.mark.parametrize("jump", [3600, -3600, 10 * YEAR, -DAY, -20 * YEAR],
                          ids=["hour-on", "hour-back", "years-on", "day-back", "years-back"])
-def test_a_step_neither_fires_nor_stalls_timers(start, origin, clock, jump):
+def test_promise_8_a_step_neither_fires_nor_stalls_timers(start, origin, clock, jump):
     service = start(env=clock.env)
     retry = {"max_attempts": 2, "min_backoff_ms": 4000, "max_backoff_ms": 4000}
     quick = service.submit([origin.url("/delay/1?before")])
@@ -77,7 +77,7 @@ def test_a_step_neither_fires_nor_stalls_timers(start, origin, clock, jump):
 
 
 @pytest.mark.parametrize("jump", [3 * DAY, -3 * DAY, 5 * YEAR], ids=["on", "back", "years-on"])
-def test_another_time_after_a_restart_neither_fires_nor_stalls_retries_for_long(
+def test_promise_8_another_time_after_a_restart_neither_fires_nor_stalls_retries_for_long(
         start, origin, clock, jump):
     """Due times are kept as wall time. What is due later than any wait may be is brought forward."""
     service = start(env=clock.env)
@@ -98,7 +98,7 @@ def test_another_time_after_a_restart_neither_fires_nor_stalls_retries_for_long(
     assert service.wait(slow["id"])["request_counts"]["succeeded"] == 1
 
 
-def test_the_clock_goes_back_and_forth_all_the_time(start, origin, clock):
+def test_promise_8_the_clock_goes_back_and_forth_all_the_time(start, origin, clock):
     service = start(env=clock.env)
     batch = service.submit([origin.url(f"/delay/0.02?{i}") for i in range(400)])
     n = 0

@@ -29,7 +29,7 @@ def killed(origin):
     shutil.rmtree(service.dir)
 
 
-def test_nothing_is_lost_when_the_service_is_killed_under_load(killed, origin):
+def test_promise_1_nothing_is_lost_when_the_service_is_killed_under_load(killed, origin):
     seed = random.randrange(10**9)
     stats = crash.Stats()
     violations = crash.generation(killed, origin, seed, size(8, 4), stats, print)
@@ -182,7 +182,7 @@ def cancelled_and_not(h, e):
     (damaged, "I8"), (rows_left, "I9"), (left_deleted, "I9"), (body_left, "I9"),
     (attempt_left, "I9"), (deleted_and_there, "I10"), (cancelled_and_not, "I10"),
 ], ids=lambda v: v.__name__ if callable(v) else v)
-def test_the_checker_goes_red(story, fault, code):
+def test_promise_1_the_checker_goes_red(story, fault, code):
     history, evidence, _ = story
     lock, history.lock = history.lock, None
     try:
@@ -195,7 +195,7 @@ def test_the_checker_goes_red(story, fault, code):
     assert code in found, found
 
 
-def test_counts_that_do_not_sum_are_seen():
+def test_promise_1_counts_that_do_not_sum_are_seen():
     history = History()
     batch = {"id": "b", "status": "in_progress", "request_counts": {
         "total": 3, "queued": 1, "in_flight": 1, "retry_wait": 0, "succeeded": 0, "failed": 0,
@@ -206,7 +206,7 @@ def test_counts_that_do_not_sum_are_seen():
     assert len(history.violations) == 1
 
 
-def test_the_checker_sees_rows_that_are_missing_in_the_file(story, tmp_path):
+def test_promise_1_the_checker_sees_rows_that_are_missing_in_the_file(story, tmp_path):
     history, evidence, service = story
     service.stop()
     try:

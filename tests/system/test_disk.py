@@ -137,7 +137,7 @@ def all_succeeded(service, batch, size=None, attempts=1):
     return results
 
 
-def test_a_full_disk_refuses_work_loses_nothing_and_goes_on(small, origin):
+def test_promise_3_a_full_disk_refuses_work_loses_nothing_and_goes_on(small, origin):
     """Promise 3: filled to the last byte while it fetches, reads and accepts."""
     service = small(32, "--max-disk", "none", "--max-parallel", 8)
     old = service.submit([origin.url(f"/bytes/200000?t=old-{i}") for i in range(20)])
@@ -179,7 +179,7 @@ def test_a_full_disk_refuses_work_loses_nothing_and_goes_on(small, origin):
     assert len(re.findall("disk_full", service.stderr())) <= 4, "logged at changes only"
 
 
-def test_an_upload_that_finds_no_space_leaves_nothing(small, origin):
+def test_promise_3_an_upload_that_finds_no_space_leaves_nothing(small, origin):
     """Its rows are on the disk already when it is full: they go, though the disk stays full."""
     service = small(32, "--max-disk", "none")
     half = threading.Event()
@@ -218,7 +218,7 @@ def test_an_upload_that_finds_no_space_leaves_nothing(small, origin):
     all_succeeded(service, service.submit([origin.url("/bytes/10")]))
 
 
-def test_bodies_that_find_no_space_are_fetched_again(small, origin):
+def test_promise_3_bodies_that_find_no_space_are_fetched_again(small, origin):
     """Spilled bodies (no length is announced), more of them than there is room for: no attempt is
     counted, and none ends as `internal`."""
     service = small(32, "--max-disk", "none", "--max-parallel", 8)
@@ -243,7 +243,7 @@ FAULTS = [
 ]
 
 
-def test_a_disk_that_fails_confirms_nothing_and_loses_nothing(small, origin):
+def test_promise_3_a_disk_that_fails_confirms_nothing_and_loses_nothing(small, origin):
     """Every write fails for a while, in each of these ways; then it works again."""
     service = small(64, "--max-parallel", 8)
     old = service.submit([origin.url(f"/bytes/30000?t=old-{i}") for i in range(5)])
@@ -276,7 +276,7 @@ def test_a_disk_that_fails_confirms_nothing_and_loses_nothing(small, origin):
 
 @pytest.mark.parametrize("error,calls", [("EIO", "pwrite64"), ("EIO", "pread64"),
                                          ("ENOSPC", "pwrite64"), ("ENOSPC", "ftruncate")])
-def test_a_call_that_fails_now_and_then(small, origin, error, calls):
+def test_promise_3_a_call_that_fails_now_and_then(small, origin, error, calls):
     """Every third one. What is confirmed is there and ends, the rest is refused with Retry-After."""
     service = small(64, "--max-parallel", 8)
     accepted = []
@@ -313,7 +313,7 @@ def used(service):
     return total
 
 
-def test_max_disk_is_kept_by_refusing_and_waiting(small, origin):
+def test_promise_4_max_disk_is_kept_by_refusing_and_waiting(small, origin):
     """--max-disk of promise 4: results fill it, nothing is dropped, deleting makes room again."""
     service = small(128, "--max-disk", "24m", "--max-parallel", 4)
     peak, stop = [], threading.Event()
@@ -362,7 +362,7 @@ def test_max_disk_is_kept_by_refusing_and_waiting(small, origin):
     database(service)
 
 
-def test_a_restart_on_a_full_disk(small, origin):
+def test_promise_3_a_restart_on_a_full_disk(small, origin):
     """Killed, and others fill the disk: it starts all the same, reads, deletes, and goes on."""
     service = small(32, "--max-disk", "none", "--max-parallel", 4)
     old = service.submit([origin.url(f"/bytes/50000?t=old-{i}") for i in range(8)])

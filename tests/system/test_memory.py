@@ -19,7 +19,7 @@ def check(service):
         loads.check(service)
 
 
-def test_a_start_and_a_check_print_the_same_plan(start, tmp_path):
+def test_promise_4_a_start_and_a_check_print_the_same_plan(start, tmp_path):
     for limit, mib in (("64m", 64), ("300m", 300)):
         service = start("--memory-limit", limit)
         said = re.findall(r"memory: (at most [^\"\n]*)", service.stderr())
@@ -29,13 +29,13 @@ def test_a_start_and_a_check_print_the_same_plan(start, tmp_path):
         assert loads.plan(service)["limit"] == mib
 
 
-def test_many_batches_of_many_hosts_share_one_window(start):
+def test_promise_4_many_batches_of_many_hosts_share_one_window(start):
     service = start("--memory-limit", "64m")
     loads.many_hosts(service, size(50, 5), size(1000))
     check(service)
 
 
-def test_very_many_batches_of_one_url(start):
+def test_promise_4_very_many_batches_of_one_url(start):
     """Above what memory allows the answer is 503; what was accepted goes on."""
     service = start("--memory-limit", "64m")
     origin = loads.Origin()
@@ -58,13 +58,13 @@ def test_very_many_batches_of_one_url(start):
     check(service)
 
 
-def test_bodies_go_to_disk_as_they_arrive(start):
+def test_promise_4_bodies_go_to_disk_as_they_arrive(start):
     service = start("--memory-limit", "64m", "--max-parallel", size(200, 20))
     loads.bodies(service, size(200, 20), 600_000)
     check(service)
 
 
-def test_slow_readers_hold_next_to_nothing(start):
+def test_promise_4_slow_readers_hold_next_to_nothing(start):
     loads.more_descriptors()
     service = start("--memory-limit", "64m")
     loads.readers(service, size(200, 30), 0, results=size(4000), large=size(3_000_000))
@@ -72,7 +72,7 @@ def test_slow_readers_hold_next_to_nothing(start):
 
 
 @pytest.mark.parametrize("burst", [0, 800_000])
-def test_slow_uploaders(start, burst):
+def test_promise_4_slow_uploaders(start, burst):
     loads.more_descriptors()
     service = start("--memory-limit", "64m")
     loads.uploaders(service, size(60, 10), 0, burst)
@@ -80,13 +80,13 @@ def test_slow_uploaders(start, burst):
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-ndjson", "application/json"])
-def test_a_long_submission_takes_no_more_memory_than_a_short_one(start, kind):
+def test_promise_4_a_long_submission_takes_no_more_memory_than_a_short_one(start, kind):
     service = start("--memory-limit", "64m")
     loads.queued(service, size(100_000), {"Content-Type": kind})
     check(service)
 
 
-def test_a_line_without_an_end_is_refused(start):
+def test_promise_4_a_line_without_an_end_is_refused(start):
     service = start("--memory-limit", "64m")
     loads.one_line(service, 30_000_000)
     check(service)

@@ -53,7 +53,7 @@ def manager(tmp_path):
     manager.socket.close()
 
 
-def test_ready_reloading_and_stopping_are_told(start, origin, manager):
+def test_promise_6_ready_reloading_and_stopping_are_told(start, origin, manager):
     service = start(env=manager.env)
     manager.wait("READY=1")
     service.get("/readyz").expect(200)
@@ -76,7 +76,7 @@ def test_ready_reloading_and_stopping_are_told(start, origin, manager):
     service.finish(batch)
 
 
-def test_it_is_not_told_ready_when_it_cannot_start(manager, tmp_path):
+def test_promise_6_it_is_not_told_ready_when_it_cannot_start(manager, tmp_path):
     (tmp_path / "data").write_text("no directory")
     done = subprocess.run([harness.BINARY, "--listen", "127.0.0.1:0", "--data", tmp_path / "data"],
                           env={**os.environ, **manager.env}, capture_output=True, timeout=30)
@@ -84,7 +84,7 @@ def test_it_is_not_told_ready_when_it_cannot_start(manager, tmp_path):
     assert "READY=1" not in "".join(manager.read())
 
 
-def test_the_watchdog_is_fed_and_starves_when_a_thread_is_stuck(start, origin, manager):
+def test_promise_6_the_watchdog_is_fed_and_starves_when_a_thread_is_stuck(start, origin, manager):
     """The watchdog wants a sign of life each second. The keeper is stopped in a sync for long."""
     service = start(env={**manager.env, "WATCHDOG_USEC": str(1000000 * SLOWER)})
     manager.wait("WATCHDOG=1", 4)
@@ -131,7 +131,7 @@ def popen_passing(listener, *args):
 
 @pytest.mark.parametrize("family, address", [(socket.AF_INET, "127.0.0.1"),
                                              (socket.AF_INET6, "::1")])
-def test_a_passed_socket_is_served(origin, tmp_path, family, address):
+def test_promise_6_a_passed_socket_is_served(origin, tmp_path, family, address):
     """Clients that came before the start are served, and none is refused over a restart."""
     listener = socket.create_server((address, 0), family=family, backlog=50)
     listener.set_inheritable(True)
@@ -157,7 +157,7 @@ def test_a_passed_socket_is_served(origin, tmp_path, family, address):
     listener.close()
 
 
-def test_sockets_that_cannot_be_served_are_refused(tmp_path):
+def test_promise_6_sockets_that_cannot_be_served_are_refused(tmp_path):
     for listener in (socket.create_server(("0.0.0.0", 0)),
                      socket.socket(socket.AF_INET, socket.SOCK_DGRAM)):
         done = popen_passing(listener, "--data", tmp_path / "data")
@@ -165,7 +165,7 @@ def test_sockets_that_cannot_be_served_are_refused(tmp_path):
         listener.close()
 
 
-def test_the_unit_file_is_understood(tmp_path):
+def test_promise_6_the_unit_file_is_understood(tmp_path):
     """By systemd's own parser; and its time to stop is enough for the default drain."""
     unit = (harness.ROOT / "packaging/batchfetch.service").read_text()
     file = tmp_path / "batchfetch.service"

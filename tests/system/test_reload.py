@@ -38,7 +38,7 @@ def reloadable(start, tmp_path):
     return Reloadable()
 
 
-def test_a_host_s_limit_changes_while_a_batch_runs(reloadable, origin):
+def test_promise_6_a_host_s_limit_changes_while_a_batch_runs(reloadable, origin):
     service = reloadable.start("max-per-host = 3\n")
     batch = service.submit([origin.url(f"/delay/0.2?{i}") for i in range(400)])
     eventually(lambda: origin.active() == 3)
@@ -54,7 +54,7 @@ def test_a_host_s_limit_changes_while_a_batch_runs(reloadable, origin):
     service.finish(batch)
 
 
-def test_the_limit_of_all_and_the_rate_change_while_a_batch_runs(reloadable, origin):
+def test_promise_6_the_limit_of_all_and_the_rate_change_while_a_batch_runs(reloadable, origin):
     service = reloadable.start("max-parallel = 4\n", "--fetchers", 2)
     batch = service.submit([origin.url(f"/delay/0.1?{i}", HOSTS[i % 10]) for i in range(1500)])
     eventually(lambda: origin.active() == 4)
@@ -75,7 +75,7 @@ def test_the_limit_of_all_and_the_rate_change_while_a_batch_runs(reloadable, ori
     service.finish(batch)
 
 
-def test_log_level_and_timeouts_change_and_the_rest_is_named(reloadable, origin):
+def test_promise_6_log_level_and_timeouts_change_and_the_rest_is_named(reloadable, origin):
     service = reloadable.start("log-level = warn\nmax-urls = 50\n")
     service.run([origin.url("/bytes/1")])
     assert " batch_ended " not in service.stderr()
@@ -91,7 +91,7 @@ def test_log_level_and_timeouts_change_and_the_rest_is_named(reloadable, origin)
 @pytest.mark.parametrize("text, said", [
     ("max-per-host = many\n", "max-per-host"), ("nonsense = 1\n", "nonsense"), ("???\n", "line=1"),
     ("max-per-host = 5\nlog-level = loud\n", "log-level")])
-def test_a_file_with_an_error_changes_nothing(reloadable, origin, text, said):
+def test_promise_6_a_file_with_an_error_changes_nothing(reloadable, origin, text, said):
     service = reloadable.start("max-per-host = 3\n")
     log = reloadable.rewrite(text, said=" reload_failed ")
     assert said in log and "setting_changed" not in log
@@ -106,7 +106,7 @@ def test_a_file_with_an_error_changes_nothing(reloadable, origin, text, said):
                in service.get("/metrics", keep=1 << 20).body)
 
 
-def test_certificates_are_read_again(reloadable, origin, tmp_path):
+def test_promise_6_certificates_are_read_again(reloadable, origin, tmp_path):
     """An authority that is trusted from now on; then a file that is none."""
     ca = tmp_path / "ca.pem"
     make_authority(ca)
@@ -121,7 +121,7 @@ def test_certificates_are_read_again(reloadable, origin, tmp_path):
     assert service.one(url)["status"] == "succeeded"
 
 
-def test_reloads_without_pause_disturb_nothing(reloadable, origin):
+def test_promise_6_reloads_without_pause_disturb_nothing(reloadable, origin):
     service = reloadable.start("max-per-host = 5\n")
     batch = service.submit([origin.url(f"/bytes/9?{i}", HOSTS[i % 20]) for i in
                             range(harness.size(5000, 500))])

@@ -38,7 +38,7 @@ def seconds_of(batch):
     return round(ms(batch["expires_at"]) - ms(batch["ended_at"]), 3)
 
 
-def test_a_batch_is_gone_when_it_expires(start, origin):
+def test_promise_4_a_batch_is_gone_when_it_expires(start, origin):
     service = start()
     urls = [origin.url(f"/bytes/10?{i}") for i in range(10)]
     kept = service.submit(urls)
@@ -64,7 +64,7 @@ def test_a_batch_is_gone_when_it_expires(start, origin):
     check_complete(service.batch(kept["id"]), service.results(kept["id"]))
 
 
-def test_what_has_not_ended_does_not_expire(start, origin):
+def test_promise_4_what_has_not_ended_does_not_expire(start, origin):
     service = start("--retain", "1s", "--max-per-host", 1)
     paused = service.submit([origin.url(f"/delay/0.1?{i}", HOSTS[1]) for i in range(100)])
     service.post(f"/v1/batches/{paused['id']}/pause").expect(200)
@@ -77,7 +77,7 @@ def test_what_has_not_ended_does_not_expire(start, origin):
     eventually(lambda: rows(service, "batch") == 0 and rows(service, "page") == 0)
 
 
-def test_the_operators_bound(start, origin):
+def test_promise_4_the_operators_bound(start, origin):
     service = start("--retain", "1h")
     url = origin.url("/bytes/1")
     service.post("/v1/batches", {"urls": [url], "expires_after_s": 3601}).problem(
@@ -97,7 +97,7 @@ def test_the_operators_bound(start, origin):
     assert service.wait(forever["id"])["expires_at"] is None
 
 
-def test_an_idempotency_key_holds_as_long_as_its_batch(start, origin):
+def test_promise_4_an_idempotency_key_holds_as_long_as_its_batch(start, origin):
     service = start()
     doc, key = {"urls": [origin.url("/bytes/1")], "expires_after_s": 2}, {"Idempotency-Key": "k"}
     first = service.post("/v1/batches", doc, key).expect(202).json()
@@ -112,7 +112,7 @@ def test_an_idempotency_key_holds_as_long_as_its_batch(start, origin):
     check_complete(service.wait(again["id"]), service.results(again["id"]))
 
 
-def test_the_start_after_a_long_stop_is_quick(start, origin):
+def test_promise_4_the_start_after_a_long_stop_is_quick(start, origin):
     """Many batches expired meanwhile: gone at once, removed later, held up is nothing."""
     service = start()
     batch = service.submit([origin.url(f"/bytes/2000?{i}") for i in range(size(2000))])
@@ -141,7 +141,7 @@ def test_the_start_after_a_long_stop_is_quick(start, origin):
     check_complete(service.batch(fresh["id"]), service.results(fresh["id"]))
 
 
-def test_a_clock_that_is_years_ahead_at_the_start_removes_nothing(start, origin):
+def test_promise_4_a_clock_that_is_years_ahead_at_the_start_removes_nothing(start, origin):
     service = start("--retain", "1d")
     batch = service.submit([origin.url(f"/bytes/10?{i}") for i in range(5)])
     service.wait(batch["id"])
@@ -161,7 +161,7 @@ def test_a_clock_that_is_years_ahead_at_the_start_removes_nothing(start, origin)
 
 
 @pytest.mark.slow
-def test_disk_space_is_given_back_while_it_works(start, origin):
+def test_promise_4_disk_space_is_given_back_while_it_works(start, origin):
     """Free pages are used again first; what is too much of them goes back to the file system."""
     service = start("--max-per-host", 20)
     kept = service.submit([origin.url(f"/bytes/20000?t=k{i}") for i in range(100)])

@@ -27,7 +27,7 @@ def gone(service, within):
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_nothing_is_fetched_twice_because_of_a_clean_stop(start, origin, sig):
+def test_promise_6_nothing_is_fetched_twice_because_of_a_clean_stop(start, origin, sig):
     """Redirects over hosts, retries and slow answers are under way at each of several stops."""
     service = start("--max-per-host", 20, "--fetchers", 2, "--drain-timeout", "20s")
     n = size(3000, 400)
@@ -59,7 +59,7 @@ def test_nothing_is_fetched_twice_because_of_a_clean_stop(start, origin, sig):
                               if hits[uri] != want[uri]})[:500]
 
 
-def test_transfers_in_flight_finish_and_the_api_answers_meanwhile(start, origin):
+def test_promise_6_transfers_in_flight_finish_and_the_api_answers_meanwhile(start, origin):
     service = start("--max-per-host", 3, "--drain-timeout", "20s")
     batch = service.submit([origin.url(f"/delay/1.5?{i}") for i in range(9)])
     eventually(lambda: origin.active() == 3)
@@ -85,7 +85,7 @@ def test_transfers_in_flight_finish_and_the_api_answers_meanwhile(start, origin)
     assert set(collections.Counter(h.uri for h in origin.hits(9)).values()) == {1}
 
 
-def test_a_second_signal_hurries(start, origin):
+def test_promise_6_a_second_signal_hurries(start, origin):
     service = start("--drain-timeout", "1h")
     batch = service.submit([origin.url(f"/delay/8?{i}", HOSTS[i % 10]) for i in range(100)] +
                            [origin.url("/bytes/3")])
@@ -102,7 +102,7 @@ def test_a_second_signal_hurries(start, origin):
     service.delete(f"/v1/batches/{batch['id']}").expect(204)
 
 
-def test_the_drain_timeout_ends_what_does_not_finish(start, origin):
+def test_promise_6_the_drain_timeout_ends_what_does_not_finish(start, origin):
     """It is fetched again, and no attempt of it is spent."""
     service = start("--drain-timeout", "1s")
     batch = service.submit([origin.url("/delay/3?cut")], defaults={"max_attempts": 1})
@@ -115,7 +115,7 @@ def test_the_drain_timeout_ends_what_does_not_finish(start, origin):
     assert result["status"] == "succeeded" and result["attempts"] == 1
 
 
-def test_an_upload_under_way_is_accepted_or_told(start, origin):
+def test_promise_6_an_upload_under_way_is_accepted_or_told(start, origin):
     """One that ends within the drain is a batch; one that doesn't gets an answer, and is none."""
     service = start("--drain-timeout", "2s")
 
@@ -143,7 +143,7 @@ def test_an_upload_under_way_is_accepted_or_told(start, origin):
     assert [b["name"] for b in service.get("/v1/batches").json()["data"]] == ["quick"]
 
 
-def test_it_ends_soon_with_very_much_to_do(start, origin):
+def test_promise_6_it_ends_soon_with_very_much_to_do(start, origin):
     """A million URLs queued, a thousand in flight that never end, others waiting for a retry."""
     service = start("--max-per-host", 100, "--drain-timeout", "1s")
     service.submit([origin.url(f"/delay/9?{i}", HOSTS[i % 10]) for i in range(size(5000, 500))])

@@ -126,7 +126,7 @@ GROUPS = [list(CASES)[i:i + 9] for i in range(0, len(CASES), 9)]
 
 
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: names[0])
-def test_origins_that_break_http2(service, session_origin, names):
+def test_promise_7_origins_that_break_http2(service, session_origin, names):
     """In one batch with good URLs, which notice nothing."""
     tls = session_origin.dir / "tls"
     servers = [ToxicH2(CASES[name][0], tls, host=f"127.0.0.{2 + i}") for i, name in enumerate(names)]

@@ -170,7 +170,7 @@ SECTIONS = [(1, 2, 3, 4, 5, 6, 7), (8, 9, 10, 11), (12, 13, 14, 15), (16, 17), (
             (22, 23, 24), (25, 26), (27, 28, 29, 30, 31, 34, 35, 36), (32,)]
 
 
-def test_the_table_has_every_row():
+def test_promise_7_the_table_has_every_row():
     """The 36 kinds; those of HTTP/2 (33) are in test_toxic_h2.py."""
     assert {c.row for c in CASES} | {33} == set(range(1, 37))
     assert {row for rows in SECTIONS for row in rows} == {c.row for c in CASES}
@@ -178,7 +178,7 @@ def test_the_table_has_every_row():
 
 
 @pytest.mark.parametrize("rows", SECTIONS, ids=lambda rows: f"{rows[0]}-{rows[-1]}")
-def test_each_row_alone(service, origins, rows):
+def test_promise_7_each_row_alone(service, origins, rows):
     """One after the other, but for those that only wait. After each a good URL goes to the same
     host, over the same connection where that is kept."""
     cases = [c for c in CASES if c.row in rows]
@@ -207,7 +207,7 @@ def peak(service, reset=True):
 # ---- cut at every byte ----
 
 @pytest.mark.parametrize("how", ["fin", "rst", "tls"])
-def test_closed_at_every_byte_of_a_response(service, origins, how):
+def test_promise_7_closed_at_every_byte_of_a_response(service, origins, how):
     """With the end of the connection, with a reset, and by TLS without close_notify: what is not
     whole is no success, at any byte."""
     server = origins.servers["tls:good" if how == "tls" else "plain"]
@@ -240,7 +240,7 @@ def test_closed_at_every_byte_of_a_response(service, origins, how):
 
 # ---- all at once ----
 
-def test_all_rows_at_once_three_times(start, session_origin):
+def test_promise_7_all_rows_at_once_three_times(start, session_origin):
     """In one batch, and again: as alone. Then nothing is left of them: the process is
     alive, no connection is open, descriptors and memory are where they were after the first."""
     service = start("--ca-file", session_origin.ca_file, "--max-per-host", 500)
@@ -268,7 +268,7 @@ def test_all_rows_at_once_three_times(start, session_origin):
 
 
 @pytest.mark.bench
-def test_good_urls_beside_toxic_ones(session_origin):
+def test_promise_7_good_urls_beside_toxic_ones(session_origin):
     """The lenient form of tests/toxic/run, which has the bound of 10 %."""
     beside = Beside(session_origin)
     try:

@@ -50,7 +50,7 @@ def slow_stream(service, path, stop, seen):
 
 
 @pytest.mark.slow
-def test_the_log_is_bounded_while_clients_read(start, origin):
+def test_promise_4_the_log_is_bounded_while_clients_read(start, origin):
     service = start("--max-per-host", 50)
     base = service.submit([origin.url(f"/bytes/{2000000 if i == 0 else 3000}?w{i}", HOSTS[i % 9])
                            for i in range(size(600))])
