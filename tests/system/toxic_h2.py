@@ -13,19 +13,80 @@ NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, HTTP_1_1_REQUIRED = 0,
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
+class Tls:
+    """A connection that one thread reads while others write. An ssl.SSLSocket is not for that: its
+    threads mistake each other's errors for their own, and once it is closed a writer goes on writing
+    to the number of its descriptor, which is another's by then."""
+
+    def __init__(self, sock, context):
+        self.sock = sock
+        self.coming, self.going = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self.coming, self.going, server_side=True)
+        self.state = threading.Lock()  # of OpenSSL's
+        self.writing = threading.Lock()  # taken first
+        while not self._shakes_hands():
+            self._take()
+
+    def _shakes_hands(self):
+        try:
+            self.tls.do_handshake()
+            return True
+        except ssl.SSLWantReadError:
+            return False
+        finally:
+            self.sock.sendall(self.going.read())
+
+    def _take(self):
+        data = self.sock.recv(65536)
+        if not data:
+            raise ConnectionError
+        with self.state:
+            self.coming.write(data)
+
+    def recv(self, n):
+        while True:
+            try:
+                with self.state:
+                    data = self.tls.read(n)
+                if not data:
+                    raise ConnectionError
+                return data
+            except ssl.SSLWantReadError:
+                self._take()
+
+    def sendall(self, data):
+        with self.writing:
+            with self.state:
+                self.tls.write(data)
+                data = self.going.read()
+            self.sock.sendall(data)
+
+    def shutdown(self):
+        try:
+            self.sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        with self.writing:
+            self.sock.close()
+
+
 class Conn:
     """One connection. `requests` lists its streams in order of arrival."""
 
     def __init__(self, server, sock, number):
         self.server, self.sock, self.number = server, sock, number
         self.requests = []
-        self.lock = threading.Lock()  # a TLS socket is written by one thread at a time
         self.open = True
 
     def frame(self, kind, flags, stream, payload=b""):
-        with self.lock:
-            self.sock.sendall(struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) +
-                              struct.pack(">I", stream) + payload)
+        self.sock.sendall(struct.pack(">I", len(payload))[1:] + bytes([kind, flags]) +
+                          struct.pack(">I", stream) + payload)
 
     def head(self, stream, length=None, end=False):
         block = b"\x88"  # :status 200, by the static table
@@ -50,18 +111,12 @@ class Conn:
     def close(self):
         """At once, whatever is on its way."""
         self.open = False
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
+        self.sock.shutdown()
 
     def _exactly(self, n):
         data = b""
         while len(data) < n:
-            more = self.sock.recv(n - len(data))
-            if not more:
-                raise ConnectionError
-            data += more
+            data += self.sock.recv(n - len(data))
         return data
 
     def serve(self):
@@ -128,8 +183,8 @@ class ToxicH2:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self.silent:
                 self.silent.wait(60)
-            with self.context.wrap_socket(sock, server_side=True) as tls:
-                if tls.selected_alpn_protocol() == "h2":
+            with sock, Tls(sock, self.context) as tls:
+                if tls.tls.selected_alpn_protocol() == "h2":
                     conn = Conn(self, tls, len(self.conns))
                     self.conns.append(conn)
                     conn.serve()
@@ -141,10 +196,7 @@ class ToxicH2:
     def _serve_h1(self, tls):
         data = b""
         while True:
-            more = tls.recv(65536)
-            if not more:
-                return
-            data += more
+            data += tls.recv(65536)
             while b"\r\n\r\n" in data:
                 data = data.split(b"\r\n\r\n", 1)[1]
                 self.h1_requests += 1
