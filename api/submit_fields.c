@@ -198,7 +198,7 @@ bool submit_takes_body(struct span method)
 {
     static const char *const with[] = {"POST", "PUT", "PATCH", "DELETE"};
     for (size_t i = 0; i < ARRAY_LEN(with); i++) {
-        if (method.len == strlen(with[i]) && memcmp(method.ptr, with[i], method.len) == 0)
+        if (span_is(method, with[i]))
             return true;
     }
     return false;

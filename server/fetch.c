@@ -625,7 +625,7 @@ int fetcher_new(struct fetcher **out, struct engine *e, unsigned no)
     if (rc == 0)
         rc = multi_init(f);
     if (rc == 0)
-        rc = start_init(f);
+        rc = easy_init(f);
     if (rc == 0) {
         struct dns_options o = {.servers = e->cfg->dns_servers, .cache_max = e->memory.names_max};
         rc = dns_new(&f->dns, &o, multi_watch, f);
@@ -690,7 +690,7 @@ void fetcher_free(struct fetcher *f)
         free(h);
     }
     multi_fini(f);
-    start_fini(f);
+    easy_fini(f);
     while (f->spare != NULL) {
         struct transfer *t = f->spare;
         f->spare = t->next;

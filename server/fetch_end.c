@@ -182,17 +182,12 @@ void end_with(struct transfer *t, struct verdict v)
     transfer_free(t);
 }
 
-static bool is_method(const struct transfer *t, const char *name)
-{
-    return t->method.len == strlen(name) && memcmp(t->method.ptr, name, t->method.len) == 0;
-}
-
 /* RFC 9110 15.4: 303 turns everything but HEAD into GET; 301 and 302 turn POST into GET, as every
  * client does; 307 and 308 keep the method. */
 static void rewrite_method(struct transfer *t)
 {
-    bool to_get = (t->status == 303 && !is_method(t, "HEAD")) ||
-                  ((t->status == 301 || t->status == 302) && is_method(t, "POST"));
+    bool to_get = (t->status == 303 && !span_is(t->method, "HEAD")) ||
+                  ((t->status == 301 || t->status == 302) && span_is(t->method, "POST"));
     if (to_get) {
         t->method = (struct span){"GET", 3};
         t->with_body = false;

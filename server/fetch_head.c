@@ -22,11 +22,6 @@ size_t head_body(char *p, size_t size, size_t n, void *arg)
     return decode_needed(&t->codings) ? coded_write(t, p, n) : body_write(t, p, n);
 }
 
-static bool span_is(struct span s, const char *text)
-{
-    return s.len == strlen(text) && strncasecmp(s.ptr, text, s.len) == 0;
-}
-
 /* RFC 9110 5.6.2. */
 static bool is_token(struct span s)
 {
@@ -101,18 +96,18 @@ static void take_field(struct transfer *t, struct span line)
     }
     while (v.len > 0 && (v.ptr[v.len - 1] == ' ' || v.ptr[v.len - 1] == '\t'))
         v.len--;
-    if (span_is(name, "location") && t->location.len == 0) {
+    if (span_is_field(name, "location") && t->location.len == 0) {
         if (buf_add(&t->location, v.ptr, v.len) != 0) /* cut, so that it is not taken for none */
             t->location_cut = buf_add(&t->location, v.ptr, t->location.max) == 0;
-    } else if (span_is(name, "content-length")) {
+    } else if (span_is_field(name, "content-length")) {
         check_length(t, v);
-    } else if (span_is(name, "content-encoding")) {
+    } else if (span_is_field(name, "content-encoding")) {
         decode_note(&t->codings, v);
-    } else if (span_is(name, "transfer-encoding")) { /* libcurl undoes "chunked" alone */
+    } else if (span_is_field(name, "transfer-encoding")) { /* libcurl undoes "chunked" alone */
         t->has_coding = true;
         t->chunked = v.len >= 7 && strncasecmp(v.ptr + v.len - 7, "chunked", 7) == 0;
         decode_note(&t->transfer_codings, v);
-    } else if (span_is(name, "retry-after")) {
+    } else if (span_is_field(name, "retry-after")) {
         t->retry_after_ms = retry_parse_after(v.ptr, v.len, wall_ms() / 1000);
     }
     keep(t, line.ptr, line.len);

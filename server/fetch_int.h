@@ -1,8 +1,9 @@
 /* A fetcher from within: shared by fetch.c (loop, messages), fetch_lane.c (hosts, batches, lanes and
- * the transfers themselves), fetch_multi.c (curl multis on epoll), fetch_start.c (from a lane to a
- * running transfer), fetch_head.c (a response as it comes in), fetch_h2.c (streams of shared
- * connections), fetch_decode.c (coded bodies), fetch_end.c (from libcurl's verdict to a hop, another attempt or a result) and
- * fetch_out.c (bodies, and results on their way to the keeper).
+ * the transfers themselves), fetch_multi.c (curl multis on epoll), fetch_easy.c (what libcurl is told
+ * of a request), fetch_start.c (from a lane to a running transfer), fetch_head.c (a response as it
+ * comes in), fetch_h2.c (streams of shared connections), fetch_decode.c (coded bodies), fetch_end.c
+ * (from libcurl's verdict to a hop, another attempt or a result) and fetch_out.c (bodies, and results
+ * on their way to the keeper).
  * Everything here belongs to the fetcher's thread. */
 #ifndef SERVER_FETCH_INT_H
 #define SERVER_FETCH_INT_H
@@ -331,20 +332,29 @@ bool multi_short(const struct fetcher *f);
 curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct curl_sockaddr *a);
 int multi_close_socket(void *fetcher, curl_socket_t fd);
 
-/* fetch_start.c */
-int start_init(struct fetcher *f) MUSTCHECK;
-void start_fini(struct fetcher *f);
+/* fetch_easy.c */
+int easy_init(struct fetcher *f) MUSTCHECK;
+void easy_fini(struct fetcher *f);
 bool may_repeat(const struct transfer *t); /* RFC 9110 9.2.2: not POST and PATCH */
-CURL *start_easy(struct fetcher *f);       /* NULL: out of memory */
-void start_give_easy(struct fetcher *f, CURL *easy);
+CURL *easy_take(struct fetcher *f);        /* NULL: out of memory */
+void easy_give(struct fetcher *f, CURL *easy);
+/* Everything that t->easy is told of this request. E_NOMEM. */
+int easy_set_up(struct transfer *t) MUSTCHECK;
+/* The host's address goes into the cache of libcurl's that s has. Before easy_set_up. E_NOMEM. */
+int easy_tell_address(struct transfer *t, struct shard *s) MUSTCHECK;
+/* The host is given up: libcurl forgets its address. */
+void easy_forget(struct host *h);
+/* What the request may take in all, and to be connected. */
+int64_t easy_timeout_us(const struct transfer *t);
+int64_t easy_connect_timeout_us(const struct transfer *t);
+
+/* fetch_start.c */
 /* Starts the next request of a lane that the scheduler picked. */
 void start_next(struct fetcher *f, struct lane *l);
 /* Resolves and connects; the slots are held. */
 void start_hop(struct transfer *t);
 /* Further transfers of the host connect to addr[i]. */
 void start_use_address(struct host *h, size_t i);
-/* The host is given up: libcurl forgets its address. */
-void start_forget(struct host *h);
 /* Its slots, if it has them, go to others. */
 void start_release(struct transfer *t);
 /* Takes it out of its host's waiting list. */

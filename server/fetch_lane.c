@@ -96,7 +96,7 @@ void host_release(struct host *h)
     if (!f->draining && sched_host_keep(&f->sched, &h->s))
         return; /* take_forgotten() comes back to it */
     sched_host_fini(&f->sched, &h->s);
-    start_forget(h);
+    easy_forget(h);
     HASH_DEL(f->hosts, h);
     free(h);
 }

@@ -236,3 +236,13 @@ int item_apply_defaults(struct item *it, const struct item *defaults, struct buf
     }
     return join_headers(it, defaults, joined);
 }
+
+bool span_is(struct span s, const char *text)
+{
+    return s.len == strlen(text) && memcmp(s.ptr, text, s.len) == 0;
+}
+
+bool span_is_field(struct span s, const char *text)
+{
+    return s.len == strlen(text) && strncasecmp(s.ptr, text, s.len) == 0;
+}

@@ -36,4 +36,8 @@ int item_apply_defaults(struct item *it, const struct item *defaults, struct buf
 bool item_next_header(struct span *rest, struct span *name, struct span *value);
 bool item_has_header(struct span headers, struct span name);
 
+/* Whether s is this text: as it stands (methods), or in any case (names of fields). */
+bool span_is(struct span s, const char *text);
+bool span_is_field(struct span s, const char *text);
+
 #endif

@@ -1,8 +1,7 @@
 /* See policy.h. */
 #include "server/policy.h"
 
-#include <string.h>
-
+#include "server/item.h"
 #include "server/outcome.h"
 
 enum { STATUS_FIRST = 100, STATUS_LAST = 599 };
@@ -49,7 +48,7 @@ uint32_t policy_attempts(const struct retry_policy *p, uint32_t given, struct sp
     if (given != 0)
         return given;
     for (size_t i = 0; i < ARRAY_LEN(unsafe) && !p->non_idempotent; i++) {
-        if (method.len == strlen(unsafe[i]) && memcmp(method.ptr, unsafe[i], method.len) == 0)
+        if (span_is(method, unsafe[i]))
             return 1;
     }
     return p->max_attempts;
