@@ -263,19 +263,20 @@ static void feed_failed(struct keeper *k, struct live *l)
     l->feed_after_us = now_us() + disk_backoff_us(l->feed_failures);
 }
 
+static void park(struct live *l, struct msg_want *m)
+{
+    m->m.next = l->parked;
+    l->parked = &m->m;
+}
+
 static void serve_want(struct keeper *k, struct msg_want *m)
 {
     struct live *l = m->live;
     if (!atomic_load(&l->stopped) && l->feed != NULL && !atomic_load(&k->e->draining)) {
-        if (l->feed_after_us != 0) {
-            m->m.next = l->parked;
-            l->parked = &m->m;
-            return;
-        }
         /* hops fill the memory too */
-        if (l->outstanding > 2 * budget_window(k->e, k->n_live) || budget_full(k->e)) {
-            m->m.next = l->parked;
-            l->parked = &m->m;
+        if (l->feed_after_us != 0 || l->outstanding > 2 * budget_window(k->e, k->n_live) ||
+            budget_full(k->e)) {
+            park(l, m);
             return;
         }
         int rc = feeder_want(k->e, l, m->lane, m->n);
@@ -285,8 +286,7 @@ static void serve_want(struct keeper *k, struct msg_want *m)
         }
         if (rc != 0) {
             feed_failed(k, l);
-            m->m.next = l->parked;
-            l->parked = &m->m;
+            park(l, m);
             return;
         }
     }

@@ -105,6 +105,8 @@ void keeper_count_deleted(const struct live *l);
 /* keeper_work.c */
 /* Makes a live batch of a copy of *b and enters it everywhere. */
 struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recovered);
+/* Nothing more of it is handed out: its feeder, and what the fetchers asked of it, go. */
+void keeper_unfeed(struct live *l);
 /* Out of the keeper's own lists: it has ended or was deleted. */
 void keeper_forget(struct keeper *k, struct live *l);
 int keeper_recover(struct keeper *k) MUSTCHECK;

@@ -84,6 +84,17 @@ struct live *keeper_take_up(struct keeper *k, const struct batch *b, bool recove
     return l;
 }
 
+void keeper_unfeed(struct live *l)
+{
+    feeder_close(l);
+    while (l->parked != NULL) {
+        struct msg *m = l->parked;
+        l->parked = m->next;
+        free(m);
+        live_unref(l); /* never the last: the caller has one */
+    }
+}
+
 void keeper_forget(struct keeper *k, struct live *l)
 {
     l->all_prev->all_next = l->all_next;
@@ -92,14 +103,8 @@ void keeper_forget(struct keeper *k, struct live *l)
     k->n_live--;
     budget_forget(k->e, l);
     atomic_fetch_sub(&k->e->live_bytes, budget_batch_cost(l->b.total));
-    feeder_close(l);
+    keeper_unfeed(l);
     waiting_free(l);
-    while (l->parked != NULL) {
-        struct msg *m = l->parked;
-        l->parked = m->next;
-        free(m);
-        live_unref(l); /* never the last: the caller has one */
-    }
     for (struct live **p = &k->cancelling; l->clearing && *p != NULL; p = &(*p)->cancel_next) {
         if (*p == l) {
             *p = l->cancel_next;

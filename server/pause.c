@@ -60,13 +60,7 @@ void pause_begin(struct live *l)
     l->resuming = l->settled = false;
     l->halting++;
     l->recovered = true;
-    feeder_close(l);
-    while (l->parked != NULL) {
-        struct msg *m = l->parked;
-        l->parked = m->next;
-        free(m);
-        live_unref(l); /* never the last: the caller has one */
-    }
+    keeper_unfeed(l);
 }
 
 void pause_report(struct keeper *k, struct msg_flying *m)

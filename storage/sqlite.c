@@ -166,6 +166,19 @@ int sq_finish(struct store *s, sqlite3_stmt *q)
     return rc;
 }
 
+int sq_value(struct store *s, enum statement i, int64_t *value)
+{
+    sqlite3_stmt *q;
+    int rc = sq_get(s, i, &q);
+    if (rc != 0)
+        return rc;
+    int code = sqlite3_step(q);
+    *value = code == SQLITE_ROW ? sqlite3_column_int64(q, 0) : 0;
+    rc = code == SQLITE_ROW ? 0 : sq_fail(s, code);
+    sq_put(q);
+    return rc;
+}
+
 int sq_run(struct store *s, enum statement i)
 {
     sqlite3_stmt *q;

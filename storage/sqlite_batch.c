@@ -98,15 +98,7 @@ static void read_batch(const struct store *s, sqlite3_stmt *q, struct batch *b)
 
 int store_last_batch_no(struct store *s, int64_t *no)
 {
-    sqlite3_stmt *q;
-    int rc = sq_get(s, S_LAST_NO, &q);
-    if (rc != 0)
-        return rc;
-    int code = sqlite3_step(q);
-    *no = code == SQLITE_ROW ? sqlite3_column_int64(q, 0) : 0;
-    rc = code == SQLITE_ROW ? 0 : sq_fail(s, code);
-    sq_put(q);
-    return rc;
+    return sq_value(s, S_LAST_NO, no);
 }
 
 int store_add_batch(struct store *s, const struct batch *b)
@@ -220,25 +212,39 @@ int store_add_page(struct store *s, int64_t batch, const struct page *p)
     return sq_finish(s, q);
 }
 
+/* The statement, to walk a batch's pages with: of each its number, lane and count (page_head). */
+static int pages_after(struct store *s, enum statement i, int64_t batch, int64_t after_no,
+                       size_t max, sqlite3_stmt **q)
+{
+    int rc = sq_get(s, i, q);
+    if (rc != 0)
+        return rc;
+    sqlite3_bind_int64(*q, 1, sq_after(batch, after_no));
+    sqlite3_bind_int64(*q, 2, sq_end(batch));
+    sqlite3_bind_int64(*q, 3, (int64_t)max);
+    return 0;
+}
+
+static struct page page_head(sqlite3_stmt *q, int64_t batch)
+{
+    return (struct page){
+        .no = (uint32_t)sqlite3_column_int64(q, 0),
+        .lane = (uint64_t)sq_lane(batch, (uint64_t)sqlite3_column_int64(q, 1)),
+        .count = (uint32_t)sqlite3_column_int64(q, 2),
+    };
+}
+
 int store_page_heads(struct store *s, int64_t batch, int64_t after_no, struct page *v, size_t max,
                      size_t *n)
 {
     sqlite3_stmt *q;
     *n = 0;
-    int rc = sq_get(s, S_PAGE_HEADS, &q);
+    int rc = pages_after(s, S_PAGE_HEADS, batch, after_no, max, &q);
     if (rc != 0)
         return rc;
-    sqlite3_bind_int64(q, 1, sq_after(batch, after_no));
-    sqlite3_bind_int64(q, 2, sq_end(batch));
-    sqlite3_bind_int64(q, 3, (int64_t)max);
     int code = SQLITE_DONE;
-    while (*n < max && (code = sqlite3_step(q)) == SQLITE_ROW) {
-        v[(*n)++] = (struct page){
-            .no = (uint32_t)sqlite3_column_int64(q, 0),
-            .lane = (uint64_t)sq_lane(batch, (uint64_t)sqlite3_column_int64(q, 1)),
-            .count = (uint32_t)sqlite3_column_int64(q, 2),
-        };
-    }
+    while (*n < max && (code = sqlite3_step(q)) == SQLITE_ROW)
+        v[(*n)++] = page_head(q, batch);
     rc = code == SQLITE_ROW || code == SQLITE_DONE ? 0 : sq_fail(s, code);
     sq_put(q);
     return rc;
@@ -248,23 +254,16 @@ int store_pages(struct store *s, int64_t batch, int64_t after_no, size_t max, st
                 void *arg, int64_t *next, bool *more)
 {
     sqlite3_stmt *q;
-    int rc = sq_get(s, S_PAGES, &q);
+    int rc = pages_after(s, S_PAGES, batch, after_no, max, &q);
     *next = after_no;
     *more = false;
     if (rc != 0)
         return rc;
-    sqlite3_bind_int64(q, 1, sq_after(batch, after_no));
-    sqlite3_bind_int64(q, 2, sq_end(batch));
-    sqlite3_bind_int64(q, 3, (int64_t)max);
     int code = SQLITE_DONE;
     for (size_t n = 0; rc == 0 && n < max && (code = sqlite3_step(q)) == SQLITE_ROW; n++) {
-        struct page p = {
-            .no = (uint32_t)sqlite3_column_int64(q, 0),
-            .lane = (uint64_t)sq_lane(batch, (uint64_t)sqlite3_column_int64(q, 1)),
-            .count = (uint32_t)sqlite3_column_int64(q, 2),
-            .data = sqlite3_column_blob(q, 3),
-            .len = (size_t)sqlite3_column_bytes(q, 3),
-        };
+        struct page p = page_head(q, batch);
+        p.data = sqlite3_column_blob(q, 3);
+        p.len = (size_t)sqlite3_column_bytes(q, 3);
         *next = p.no;
         *more = n + 1 == max;
         rc = fn(arg, &p);

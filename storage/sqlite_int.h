@@ -150,6 +150,8 @@ int sq_migrate(struct store *s, int version) MUSTCHECK;
 int sq_get(struct store *s, enum statement i, sqlite3_stmt **out) MUSTCHECK;
 void sq_put(sqlite3_stmt *q);
 int sq_finish(struct store *s, sqlite3_stmt *q) MUSTCHECK;
+/* The one number that a statement gives. */
+int sq_value(struct store *s, enum statement i, int64_t *value) MUSTCHECK;
 int sq_run(struct store *s, enum statement i) MUSTCHECK;
 
 /* The keys of a batch's rows: of row n; the end of the last one's range; and, for "after", the key

@@ -2,25 +2,11 @@
  * that go back to the file system; see sqlite.c. */
 #include "storage/sqlite_int.h"
 
-/* The one number that a statement gives. */
-static int one_value(struct store *s, enum statement i, int64_t *value)
-{
-    sqlite3_stmt *q;
-    int rc = sq_get(s, i, &q);
-    if (rc != 0)
-        return rc;
-    int code = sqlite3_step(q);
-    *value = code == SQLITE_ROW ? sqlite3_column_int64(q, 0) : 0;
-    rc = code == SQLITE_ROW ? 0 : sq_fail(s, code);
-    sq_put(q);
-    return rc;
-}
-
 /* ---- retention ---- */
 
 int store_last_time(struct store *s, int64_t *ms)
 {
-    return one_value(s, S_LAST_TIME, ms);
+    return sq_value(s, S_LAST_TIME, ms);
 }
 
 void store_set_horizon(struct store *s, const struct store_horizon *h)
@@ -217,11 +203,11 @@ int store_shrink(struct store *s, uint32_t max_pages, bool *done)
 int store_space(struct store *s, uint64_t *size, uint64_t *unused)
 {
     int64_t pages = 0, spare = 0, bytes = 0;
-    int rc = one_value(s, S_PAGE_COUNT, &pages);
+    int rc = sq_value(s, S_PAGE_COUNT, &pages);
     if (rc == 0)
-        rc = one_value(s, S_FREE_COUNT, &spare);
+        rc = sq_value(s, S_FREE_COUNT, &spare);
     if (rc == 0)
-        rc = one_value(s, S_PAGE_SIZE, &bytes);
+        rc = sq_value(s, S_PAGE_SIZE, &bytes);
     *size = (uint64_t)(pages * bytes);
     *unused = (uint64_t)(spare * bytes);
     return rc;

@@ -1,9 +1,7 @@
 /* Fuzzing of the content decoders: the same input whole, byte by byte and in pieces must have the
  * same outcome, its output bounded. The first byte of the input is how many codings, then a byte
  * each. Of a broken body a decoder may give away more or less, up to the bound, before
- * it notices.
- *
- * With -DFUZZ_REPLAY: a plain program that runs the files given as arguments. */
+ * it notices. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -74,29 +72,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         buf_fini(&out[i]);
     return 0;
 }
-
-#ifdef FUZZ_REPLAY
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        FILE *f = fopen(argv[i], "rb");
-        if (f == NULL) {
-            perror(argv[i]);
-            return 1;
-        }
-        struct buf b;
-        char piece[4096];
-        size_t n;
-        buf_init(&b, 64 << 20);
-        while ((n = fread(piece, 1, sizeof(piece), f)) > 0) {
-            if (buf_add(&b, piece, n) != 0)
-                return 1;
-        }
-        (void)fclose(f);
-        (void)LLVMFuzzerTestOneInput((const uint8_t *)b.data, b.len);
-        buf_fini(&b);
-    }
-    printf("%d files replayed\n", argc - 1);
-    return 0;
-}
-#endif

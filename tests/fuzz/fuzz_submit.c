@@ -1,9 +1,7 @@
 /* Fuzzing of the submission reader: the same input whole, byte by byte and in pieces of changing
  * size must have the same outcome, for all three content types; and what our scanner accepts
  * cJSON must be able to read (else the reader says "internal"). The first byte of the input
- * chooses the type and the sizes.
- *
- * With -DFUZZ_REPLAY: a plain program that runs the files given as arguments. */
+ * chooses the type and the sizes. */
 #define _GNU_SOURCE
 #include <stdio.h>
 #include <stdlib.h>
@@ -59,29 +57,3 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     return 0;
 }
-
-#ifdef FUZZ_REPLAY
-int main(int argc, char **argv)
-{
-    for (int i = 1; i < argc; i++) {
-        FILE *f = fopen(argv[i], "rb");
-        if (f == NULL) {
-            perror(argv[i]);
-            return 1;
-        }
-        struct buf b;
-        char piece[4096];
-        size_t n;
-        buf_init(&b, 64 << 20);
-        while ((n = fread(piece, 1, sizeof(piece), f)) > 0) {
-            if (buf_add(&b, piece, n) != 0)
-                return 1;
-        }
-        (void)fclose(f);
-        (void)LLVMFuzzerTestOneInput((const uint8_t *)b.data, b.len);
-        buf_fini(&b);
-    }
-    printf("%d files replayed\n", argc - 1);
-    return 0;
-}
-#endif
