@@ -13,6 +13,7 @@ import resource
 import socket
 import subprocess
 import time
+import urllib.parse
 
 HERE = pathlib.Path(__file__).parent / "origin"
 HOSTS = [f"127.0.0.{n}" for n in range(1, 51)]
@@ -219,6 +220,21 @@ class Origin:
 
     def https(self, path, host=HOSTS[0]):
         return f"https://{host}:{self.tls_port}{path}"
+
+    def mixed(self, n, tag):
+        """n URLs on ten hosts, of each five one a redirect to another host, one that is well at the
+        second attempt, three that are slow; and how often each URI is then asked for."""
+        urls, asked = [], collections.Counter()
+        for i in range(n):
+            uri = f"/flaky/1/{tag}{i}" if i % 5 == 1 else f"/delay/0.0{i % 7}?t={tag}{i}"
+            if i % 5 == 0:
+                to = f"/delay/0.02?to{tag}{i}"
+                asked[to] += 1
+                uri = "/redirect-to?url=" + urllib.parse.quote(
+                    self.url(to, HOSTS[(i + 3) % 10]), safe="")
+            urls.append(self.url(uri, HOSTS[i % 10]))
+            asked[uri] += 2 if i % 5 == 1 else 1
+        return urls, asked
 
     def h2(self, path, kind="plain", host=HOSTS[0]):
         return f"https://{host}:{self.h2_ports[kind]}{path}"

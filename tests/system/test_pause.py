@@ -2,7 +2,6 @@
 import collections
 import threading
 import time
-import urllib.parse
 
 import pytest
 
@@ -57,13 +56,7 @@ def test_nothing_begins_while_a_batch_is_paused(start, origin):
 def test_paused_and_resumed_again_and_again_fetches_each_url_once(start, origin):
     """Redirects over hosts, retries and slow answers are under way whenever it is paused."""
     service = start("--max-per-host", 20, "--fetchers", 2)
-    urls = []
-    for i in range(N):
-        host = HOSTS[i % 10]
-        to = urllib.parse.quote(origin.url(f"/delay/0.01?to{i}", HOSTS[(i + 3) % 10]), safe="")
-        urls.append(origin.url(f"/redirect-to?url={to}", host) if i % 5 == 0 else
-                    origin.url(f"/flaky/1/p{i}", host) if i % 5 == 1 else
-                    origin.url(f"/delay/0.0{i % 7}?t=p{i}", host))
+    urls, want = origin.mixed(N, "p")
     batch = service.submit(urls, retry={"max_attempts": 3, "min_backoff_ms": 20,
                                         "max_backoff_ms": 60})
     rounds = 0
@@ -82,14 +75,6 @@ def test_paused_and_resumed_again_and_again_fetches_each_url_once(start, origin)
     for r in results:
         assert r["attempts"] == (2 if r["index"] % 5 == 1 else 1), r
     hits = hits_of(origin, sum(r["attempts"] + len(r["redirects"]) for r in results))
-    want = collections.Counter()
-    for i in range(N):
-        if i % 5 == 0:
-            want.update([results[i]["url"].partition(f":{origin.port}")[2], f"/delay/0.01?to{i}"])
-        if i % 5 == 1:
-            want[f"/flaky/1/p{i}"] += 2
-        elif i % 5:
-            want[f"/delay/0.0{i % 7}?t=p{i}"] += 1
     assert hits == want, "fetched more or less often than once: " + str(
         {uri: (hits[uri], want[uri]) for uri in set(hits) | set(want)
          if hits[uri] != want[uri]})[:500]

@@ -10,53 +10,20 @@ import threading
 import urllib.parse
 import zlib
 
-BYTES_MAX = 256 << 20
-PLAIN = b"the quick brown fox jumps over the lazy dog\n" * 20
+from listener import Listener
+from toxic_origin import BYTES_MAX, PLAIN, head, whole
 
 
-def head(status="200 OK", *fields):
-    return ("\r\n".join([f"HTTP/1.1 {status}", *fields]) + "\r\n\r\n").encode("latin-1")
-
-
-def whole(data, *fields, status="200 OK"):
-    return head(status, f"Content-Length: {len(data)}", *fields) + data
-
-
-class Toxic:
-    """`hits` counts requests per path; `accepted` counts connections."""
+class Toxic(Listener):
+    """`hits` counts requests per path."""
 
     def __init__(self, host="127.0.0.1"):
-        self.host = host
-        self.sock = socket.create_server((host, 0), backlog=512)
-        self.port = self.sock.getsockname()[1]
-        self.stopping = threading.Event()
-        self.lock = threading.Lock()
         self.hits = {}
         self.requests = []
-        self.accepted = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.listen(host)
 
     def url(self, path):
         return f"http://{self.host}:{self.port}{path}"
-
-    def stop(self):
-        self.stopping.set()
-        # Wakes the accept() that is waiting.
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self.sock.close()
-
-    def _accept(self):
-        while not self.stopping.is_set():
-            try:
-                conn, _ = self.sock.accept()
-            except OSError:
-                return
-            with self.lock:
-                self.accepted += 1
-            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
 
     def _serve(self, conn):
         conn.settimeout(30)

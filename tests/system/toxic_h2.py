@@ -8,6 +8,8 @@ import ssl
 import struct
 import threading
 
+from listener import Listener
+
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, CONTINUATION = 0, 1, 3, 4, 6, 7, 9
 NO_ERROR, PROTOCOL_ERROR, INTERNAL_ERROR, REFUSED_STREAM, HTTP_1_1_REQUIRED = 0, 1, 2, 7, 13
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
@@ -138,11 +140,10 @@ class Conn:
                 self.server.resets.append((self.number, stream))
 
 
-class ToxicH2:
+class ToxicH2(Listener):
     """behaviour(conn, stream, nth of this connection), called on the connection's thread."""
 
     def __init__(self, behaviour, tls_dir, max_streams=100, h1=b"h1", host="127.0.0.1"):
-        self.host = host
         self.behaviour, self.max_streams, self.h1 = behaviour, max_streams, h1
         self.conns, self.resets = [], []
         self.h1_requests = 0
@@ -150,9 +151,7 @@ class ToxicH2:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.load_cert_chain(tls_dir / "good.crt", tls_dir / "good.key")
         self.context.set_alpn_protocols(["h2", "http/1.1"])
-        self.sock = socket.create_server((host, 0), backlog=512)
-        self.port = self.sock.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.listen(host)
 
     def url(self, path="/"):
         return f"https://{self.host}:{self.port}{path}"
@@ -161,21 +160,9 @@ class ToxicH2:
         return sum(len(c.requests) for c in self.conns)
 
     def stop(self):
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self.sock.close()
+        super().stop()
         for conn in self.conns:
             conn.close()
-
-    def _accept(self):
-        while True:
-            try:
-                sock, _ = self.sock.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(sock,), daemon=True).start()
 
     def _serve(self, sock):
         try:

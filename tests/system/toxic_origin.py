@@ -8,6 +8,8 @@ import struct
 import subprocess
 import threading
 
+from listener import Listener
+
 BYTES_MAX = 256 << 20  # no flood is longer, whatever the client does
 PLAIN = b"the quick brown fox jumps over the lazy dog\n" * 20
 
@@ -62,20 +64,15 @@ class Conn:
         self.server.stopping.wait(seconds)
 
 
-class Server:
+class Server(Listener):
     """`behaviours`: by the first segment of the path, called with a Conn once a request has come;
     unless it returns "keep" the connection is closed. `at_once`: one that is called instead when a
     connection comes in. `tls`: an SSLContext."""
 
     def __init__(self, behaviours=(), host="127.0.0.1", tls=None, at_once=None):
         self.behaviours, self.tls, self.at_once = dict(behaviours), tls, at_once
-        self.host = host
         self.conns = []
-        self.stopping = threading.Event()
-        self.lock = threading.Lock()
-        self.sock = socket.create_server((host, 0), backlog=512)
-        self.port = self.sock.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
+        self.listen(host)
 
     def url(self, path, scheme=None):
         return f"{scheme or ('https' if self.tls else 'http')}://{self.host}:{self.port}{path}"
@@ -90,28 +87,18 @@ class Server:
         return found
 
     def stop(self):
-        self.stopping.set()
-        try:
-            self.sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass
-        self.sock.close()
+        super().stop()
         for conn in list(self.conns):
             try:
                 conn.sock.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass
 
-    def _accept(self):
-        while not self.stopping.is_set():
-            try:
-                sock, _ = self.sock.accept()
-            except OSError:
-                return
-            with self.lock:
-                conn = Conn(self, sock, len(self.conns))
-                self.conns.append(conn)
-            threading.Thread(target=self._serve, args=(conn,), daemon=True).start()
+    def _taken(self, sock):
+        with self.lock:
+            conn = Conn(self, sock, len(self.conns))
+            self.conns.append(conn)
+        return conn
 
     def _serve(self, conn):
         conn.sock.settimeout(30)
