@@ -53,7 +53,8 @@ void answer_turn_over(int64_t begin)
     metric_observe_us(METRIC_LOOP_LAG, METRIC_THREAD_API, now_us() - begin);
 }
 
-void answer_count(struct request *r, unsigned status)
+/* An answer was given: counts it. */
+static void answer_count(struct request *r, unsigned status)
 {
     r->answered = true;
     r->status = status;

@@ -22,8 +22,6 @@ enum MHD_Result answer_fail(struct request *r, enum problem_type type, const cha
  * time that the api thread was busy is counted. */
 int64_t answer_turn(const struct request *r);
 void answer_turn_over(int64_t begin);
-/* An answer was given: counts it. */
-void answer_count(struct request *r, unsigned status);
 /* An empty answer (204). */
 enum MHD_Result answer_empty(struct request *r, unsigned status);
 /* Writes r->problem straight to the socket: the library can't answer in the middle of an upload.

@@ -26,11 +26,6 @@ const char *problem_name(enum problem_type type)
     return types[type].name;
 }
 
-int problem_status(enum problem_type type)
-{
-    return types[type].status;
-}
-
 /* Cuts behind a whole character: text made by snprintf may end in half of one. */
 static size_t utf8_cut(const char *s, size_t n)
 {

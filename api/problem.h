@@ -75,7 +75,6 @@ void problem_add_header(struct problem *p, const char *name, const char *fmt, ..
 void problem_fini(struct problem *p); /* frees and zeroes; zeroed is fine */
 
 const char *problem_name(enum problem_type type); /* "invalid-field" */
-int problem_status(enum problem_type type);
 struct jw;
 /* Begins the object and writes what all have, for a caller who adds members of its own. */
 void problem_begin(struct jw *w, enum problem_type t, const char *detail);

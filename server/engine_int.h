@@ -19,8 +19,7 @@
 enum {
     LIVE_BUCKETS = 1024,
     FETCHERS_MAX = 16,
-    RATE_SLOTS = 8,     /* seconds that rate_per_s looks back on, and one */
-    UPLOADS_MAX = 1024, /* uploads at once; little memory each until data comes */
+    RATE_SLOTS = 8, /* seconds that rate_per_s looks back on, and one */
 };
 
 /* Lane 0 holds the requests whose URL cannot be fetched. */

@@ -426,7 +426,6 @@ int64_t out_turn(struct fetcher *f);
 uint64_t body_max(const struct transfer *t);
 size_t body_write(struct transfer *t, const char *p, size_t n);
 void body_drop(struct transfer *t);
-void body_settle(struct transfer *t); /* nothing more of it comes */
 /* After one of its buffers has grown: counts it. Whether memory for bodies and headers is left. */
 bool body_charge(struct transfer *t);
 

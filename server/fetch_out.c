@@ -112,7 +112,8 @@ size_t body_write(struct transfer *t, const char *p, size_t n)
     return t->too_large ? 0 : n;
 }
 
-void body_settle(struct transfer *t)
+/* Nothing more of it comes. */
+static void body_settle(struct transfer *t)
 {
     if (t->announced > 0)
         disk_announce(t->f->e->disk, -(int64_t)t->announced);
