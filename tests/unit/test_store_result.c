@@ -14,7 +14,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "tests/unit/store_fixture.h"
+#include "tests/unit/store_attempts.h"
 
 /* ---- results ---- */
 
@@ -372,7 +372,7 @@ static void test_bodies(void **state)
     free(buf);
 }
 
-/* ---- recovery and removal ---- */
+/* ---- recovery ---- */
 
 static void test_done(void **state)
 {
@@ -406,131 +406,7 @@ static void test_done(void **state)
     store_close(s);
 }
 
-/* ---- attempts ---- */
-
-static const struct attempt_mark FIRST = {INT64_MIN, 0};
-
-static int put_attempt(struct store *s, int64_t batch, uint64_t index, uint64_t lane, int64_t due,
-                       const char *data)
-{
-    struct attempt a = {.at = {due, index},
-                        .lane = lane,
-                        .page = (uint32_t)index / 2,
-                        .data = data,
-                        .len = strlen(data)};
-    return store_put_attempt(s, batch, &a);
-}
-
-static int see_index(void *arg, uint64_t index)
-{
-    return see(arg, (int64_t)index);
-}
-
-/* What is due between two places, as index + 1000 * lane; of one lane unless it is NULL. */
-static void due(struct store *s, struct seen *l, int64_t batch, const uint64_t *lane,
-                struct attempt_mark after, struct attempt_mark upto, size_t max)
-{
-    struct attempt v[16];
-    size_t n;
-    assert_true(max <= 16);
-    if (lane != NULL)
-        OK(store_lane_due(s, batch, *lane, after, upto, v, max, &n));
-    else
-        OK(store_due(s, batch, after, upto, v, max, &n));
-    for (size_t i = 0; i < n; i++) {
-        struct attempt a;
-        OK(store_attempt(s, batch, v[i].at.index, &a));
-        assert_int_equal(a.at.due_ms, v[i].at.due_ms);
-        assert_int_equal(a.lane, v[i].lane);
-        see(l, (int64_t)(v[i].at.index + 1000 * v[i].lane));
-    }
-}
-
-static void test_attempts(void **state)
-{
-    (void)state;
-    struct store *s = open_store(STORE_WRITE);
-    struct seen l = {0};
-    struct attempt a;
-    const uint64_t high = UINT64_MAX - 1;
-    assert_int_equal(store_attempt(s, 2, 7, &a), E_NOTFOUND);
-    OK(store_drop_attempt(s, 2, 7));
-    for (int64_t batch = 1; batch <= 3; batch++) { /* what is of the others is never seen */
-        OK(put_attempt(s, batch, 7, 1, 500, "seven"));
-        OK(put_attempt(s, batch, 3, 2, 500, ""));
-        OK(put_attempt(s, batch, 9, 1, -40, "nine"));
-        OK(put_attempt(s, batch, UINT32_MAX, high, 600, "last"));
-    }
-    OK(store_attempt(s, 2, UINT32_MAX, &a));
-    assert_true(a.lane == high && a.at.due_ms == 600 && a.at.index == UINT32_MAX);
-    assert_int_equal(a.page, UINT32_MAX / 2);
-    assert_int_equal(a.len, 4);
-    assert_memory_equal(a.data, "last", 4);
-    OK(store_attempt(s, 2, 3, &a));
-    assert_int_equal(a.len, 0);
-    OK(store_drop_attempt(s, 2, UINT32_MAX));
-
-    const struct attempt_mark end = {INT64_MAX, UINT64_MAX}, now = {500, UINT64_MAX};
-    due(s, &l, 2, NULL, FIRST, now, 16);
-    SEEN(l, 1009, 2003, 1007);
-    due(s, &l, 2, NULL, FIRST, (struct attempt_mark){500, 3}, 16); /* up to and with */
-    SEEN(l, 1009, 2003);
-    due(s, &l, 2, NULL, (struct attempt_mark){500, 3}, now, 16); /* after */
-    SEEN(l, 1007);
-    due(s, &l, 2, NULL, FIRST, end, 1); /* the earliest */
-    SEEN(l, 1009);
-    due(s, &l, 2, NULL, FIRST, (struct attempt_mark){-41, UINT64_MAX}, 16);
-    SEEN(l);
-    const uint64_t one = 1;
-    due(s, &l, 2, &one, FIRST, end, 16);
-    SEEN(l, 1009, 1007);
-    due(s, &l, 2, &one, (struct attempt_mark){-40, 9}, end, 16);
-    SEEN(l, 1007);
-    due(s, &l, 2, &one, FIRST, (struct attempt_mark){500, 6}, 16);
-    SEEN(l, 1009);
-
-    OK(put_attempt(s, 2, 9, 1, 700, "again")); /* another time */
-    due(s, &l, 2, NULL, FIRST, end, 16);
-    SEEN(l, 2003, 1007, 1009);
-    OK(store_attempt(s, 2, 9, &a));
-    assert_memory_equal(a.data, "again", 5);
-    OK(store_bound_due(s, 2, 600));
-    OK(store_attempt(s, 2, 9, &a));
-    assert_int_equal(a.at.due_ms, 600);
-    OK(store_attempt(s, 2, 7, &a));
-    assert_int_equal(a.at.due_ms, 400);
-    OK(store_bound_due(s, 2, 600)); /* none is later now */
-    OK(store_attempt(s, 2, 7, &a));
-    assert_int_equal(a.at.due_ms, 400);
-    OK(store_attempt(s, 1, 9, &a)); /* another batch's */
-    assert_int_equal(a.at.due_ms, -40);
-    OK(store_drop_attempt(s, 2, 7));
-    OK(store_attempts(s, 2, see_index, &l));
-    SEEN(l, 3, 9);
-    l.stop_at = 1;
-    l.answer = E_NOMEM;
-    assert_int_equal(store_attempts(s, 2, see_index, &l), E_NOMEM);
-    int64_t no = 0;
-    OK(store_attempts_next(s, no, &no));
-    assert_int_equal(no, 1);
-    OK(store_attempts_next(s, no, &no));
-    assert_int_equal(no, 2);
-    SEEN(l, 3);
-    l.stop_at = 0;
-
-    bool over = true;
-    OK(store_remove_attempts(s, 2, 1, &over));
-    assert_false(over);
-    OK(store_remove_attempts(s, 2, 9, &over));
-    assert_true(over);
-    OK(store_attempts(s, 2, see_index, &l));
-    SEEN(l);
-    store_close(s); /* and they are on disk */
-    s = open_store(STORE_WRITE);
-    due(s, &l, 1, NULL, FIRST, end, 3);
-    SEEN(l, 1009, 2003, 1007);
-    store_close(s);
-}
+/* ---- removal ---- */
 
 static int64_t rows_of(int64_t batch)
 {
@@ -788,7 +664,6 @@ int main(void)
         TEST(test_results_while_appended),
         TEST(test_bodies),
         TEST(test_done),
-        TEST(test_attempts),
         TEST(test_remove),
         TEST(test_plans),
         TEST(test_remove_is_cheap),
