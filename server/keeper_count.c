@@ -75,17 +75,28 @@ int keeper_commit(struct keeper *k, bool durable)
     return rc;
 }
 
-void keeper_checkpoint(struct keeper *k)
+static void checkpoint(struct keeper *k, bool force)
 {
     uint64_t done, failed, done_now, failed_now;
     store_checkpoints(k->e->store, &done, &failed);
     int64_t begin = now_us();
-    if (disk_may_fold(k->e->disk))
-        store_checkpoint(k->e->store, disk_fold(k->e->disk));
+    store_checkpoint(k->e->store, force);
     store_checkpoints(k->e->store, &done_now, &failed_now);
     if (done_now + failed_now == done + failed) /* nothing was to be done */
         return;
     metric_observe_us(METRIC_CHECKPOINT_TIME, 0, now_us() - begin);
     metric_add(METRIC_CHECKPOINTS + METRIC_OUTCOME_OK, done_now - done);
     metric_add(METRIC_CHECKPOINTS + METRIC_OUTCOME_FAILED, failed_now - failed);
+}
+
+void keeper_checkpoint(struct keeper *k)
+{
+    if (disk_may_fold(k->e->disk))
+        checkpoint(k, disk_fold(k->e->disk));
+}
+
+bool keeper_fold(struct keeper *k)
+{
+    checkpoint(k, true);
+    return store_unfolded(k->e->store) == 0;
 }

@@ -55,8 +55,9 @@ struct keeper {
         int64_t due_us;      /* monotonic: the next slice */
         int64_t next_ms;     /* when the next batch expires */
         bool shrinking;
-        bool shrunk; /* just now */
-        bool failed; /* the last slice */
+        bool shrunk;     /* but the log is not folded back since */
+        int64_t fold_us; /* monotonic: when that is tried */
+        bool failed;     /* the last slice */
     } upkeep;
 };
 
@@ -93,6 +94,8 @@ void keeper_feed(struct keeper *k);
 /* keeper_count.c */
 int keeper_commit(struct keeper *k, bool durable) MUSTCHECK;
 void keeper_checkpoint(struct keeper *k);
+/* The whole log. False: not all of it, a reader is in the way (say). */
+bool keeper_fold(struct keeper *k);
 void keeper_count_result(struct keeper *k, const struct result *r);
 void keeper_count_nothing(struct keeper *k); /* the group came to nothing */
 /* With engine.mutex held: */

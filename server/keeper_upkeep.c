@@ -132,7 +132,7 @@ static int give_back(struct keeper *k, int64_t until)
         return rc;
     bool begun = !u->shrinking;
     u->shrinking = worth_it(k, size, unused);
-    u->shrunk = !begun && !u->shrinking;
+    u->shrunk = u->shrunk || (!begun && !u->shrinking);
     if (u->shrinking && begun)
         log_event(LOG_INFO, "database_shrinks", LOG_U("bytes", size),
                   LOG_U("unused_bytes", unused));
@@ -200,6 +200,14 @@ static void failed(struct keeper *k, int rc)
         log_event(LOG_ERROR, "remove_failed", LOG_S("error", store_error(k->e->store)));
 }
 
+/* The file itself gets shorter when the log is folded back, all of it: a reader may be in the way. */
+static void fold_shrunk(struct keeper *k, int64_t now)
+{
+    struct upkeep *u = &k->upkeep;
+    u->shrunk = !keeper_fold(k);
+    u->fold_us = u->shrunk ? now + RETRY_US : 0;
+}
+
 void keeper_upkeep(struct keeper *k)
 {
     struct upkeep *u = &k->upkeep;
@@ -216,12 +224,11 @@ void keeper_upkeep(struct keeper *k)
         u->due_us = end + RETRY_US;
         return;
     }
-    if (u->shrunk) /* the file itself gets shorter when the log is folded back */
-        store_checkpoint(k->e->store, true);
-    u->shrunk = false;
+    if (u->shrunk && end >= u->fold_us)
+        fold_shrunk(k, end);
     u->head += done;
     if (disk_tight(k->e->disk) && disk_may_fold(k->e->disk))
-        store_checkpoint(k->e->store, true); /* what it wrote to the log takes space, too */
+        keeper_fold(k); /* what it wrote to the log takes space, too */
     if (u->head < u->n || u->shrinking) {
         bool busy = k->n_live > 0 && !disk_tight(k->e->disk);
         u->due_us = end + (end - begin) * (busy ? PACE_BUSY : PACE_IDLE);
@@ -230,4 +237,6 @@ void keeper_upkeep(struct keeper *k)
     /* One slice more after the last removal looks at the free pages. */
     int64_t left_ms = done > 0 || n_expired > 0 ? 0 : u->next_ms - u->horizon.now_ms;
     u->due_us = end + (left_ms < LOOK_US / 1000 ? (left_ms > 0 ? left_ms : 0) * 1000 : LOOK_US);
+    if (u->shrunk && u->fold_us < u->due_us)
+        u->due_us = u->fold_us;
 }

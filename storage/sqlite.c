@@ -229,11 +229,11 @@ static int on_commit(void *arg, sqlite3 *db, const char *name, int frames)
     struct store *s = arg;
     (void)db;
     (void)name;
-    if (frames < s->frames) /* it begins anew */
+    if (sq_log_is_new(s) || frames < s->frames) { /* it may well be longer than the one before */
         s->checkpoint_at = PASSIVE_FRAMES;
-    s->frames = frames;
-    if (s->folded > frames) /* the log was begun anew */
         s->folded = 0;
+    }
+    s->frames = frames;
     return SQLITE_OK;
 }
 

@@ -125,6 +125,7 @@ struct store {
     int frames;        /* of the write-ahead log, after the last commit */
     int folded;        /* of these, after the last checkpoint */
     int checkpoint_at; /* frames: the next checkpoint */
+    uint8_t salt[8];   /* of the log, as of the last commit */
     uint64_t checkpoints, checkpoints_failed;
     void *page; /* the last one read */
     size_t page_cap;
@@ -137,6 +138,8 @@ int sq_fail(struct store *s, int code) MUSTCHECK;
 /* After a failed sync: makes sure that all that was committed is on the disk (sqlite_mend.c). Outside
  * a transaction. E_IO: not yet, try again later. E_CORRUPT: it is lost. */
 int sq_mend(struct store *s) MUSTCHECK;
+/* Whether the log was begun anew since the last call; after a commit of this connection. */
+bool sq_log_is_new(struct store *s);
 /* The first number that a query gives. */
 int sq_pragma_int(struct store *s, const char *sql, int *value) MUSTCHECK;
 /* Whether the database is ours to use; changes nothing. E_CORRUPT, E_TOONEW. */

@@ -117,25 +117,38 @@ static int mend(struct store *s, sqlite3_file *log, const struct index *x)
     return rc;
 }
 
+static int read_index(const struct store *s, struct index *x)
+{
+    sqlite3_file *file = NULL;
+    volatile void *shm = NULL;
+    sqlite3_file_control(s->db, "main", SQLITE_FCNTL_FILE_POINTER, &file);
+    if (file == NULL || file->pMethods == NULL ||
+        file->pMethods->xShmMap(file, 0, SHM_REGION, 0, &shm) != SQLITE_OK || shm == NULL)
+        return E_IO;
+    memcpy(x, (const void *)shm, sizeof(*x)); /* only this connection changes it */
+    return x->version == INDEX_VERSION && x->init ? 0 : E_IO;
+}
+
+bool sq_log_is_new(struct store *s)
+{
+    struct index x;
+    if (read_index(s, &x) != 0 || memcmp(s->salt, x.salt, sizeof(s->salt)) == 0)
+        return false;
+    memcpy(s->salt, x.salt, sizeof(s->salt));
+    return true;
+}
+
 int sq_mend(struct store *s)
 {
-    sqlite3_file *file = NULL, *log = NULL;
-    volatile void *shm = NULL;
+    sqlite3_file *log = NULL;
     struct index x;
     if (!s->unsure)
         return 0;
     if (s->lost) /* s->error says it */
         return E_CORRUPT;
-    sqlite3_file_control(s->db, "main", SQLITE_FCNTL_FILE_POINTER, &file);
     sqlite3_file_control(s->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
     snprintf(s->error, sizeof(s->error), "a sync failed, and the log cannot be looked at");
-    if (file == NULL || file->pMethods == NULL || log == NULL || log->pMethods == NULL)
-        return E_IO;
-    int code = file->pMethods->xShmMap(file, 0, SHM_REGION, 0, &shm);
-    if (code != SQLITE_OK || shm == NULL)
-        return E_IO;
-    memcpy(&x, (const void *)shm, sizeof(x)); /* only this connection changes it */
-    if (x.version != INDEX_VERSION || !x.init)
+    if (log == NULL || log->pMethods == NULL || read_index(s, &x) != 0)
         return E_IO;
     int rc = mend(s, log, &x);
     s->unsure = rc != 0;

@@ -21,6 +21,12 @@ def rows(service, table="result"):
         db.close()
 
 
+def failed_checkpoints(service):
+    name = 'batchfetch_checkpoints_total{outcome="failed"}'
+    return next(int(line.split()[1]) for line in service.get("/metrics").body.decode().splitlines()
+                if line.startswith(name))
+
+
 def age(service, ms):
     """Makes what is recorded older; the service is stopped."""
     db = sqlite3.connect(service.data / "batchfetch.db")
@@ -181,3 +187,27 @@ def test_promise_4_disk_space_is_given_back_while_it_works(start, origin):
     db = sqlite3.connect(f"file:{file}?mode=ro", uri=True)
     assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     db.close()
+
+
+@pytest.mark.slow
+def test_promise_4_disk_space_is_given_back_when_a_reader_was_in_the_way(start, origin):
+    """The log is folded back as soon as the reader is gone, though nothing else is written."""
+    service = start("--max-per-host", 20)
+    bulky = service.submit([origin.url(f"/bytes/4000000?t=v{i}", HOSTS[i % 5]) for i in range(30)])
+    service.wait(bulky["id"])
+    file = service.data / "batchfetch.db"
+    eventually(lambda: file.stat().st_size > 80 << 20, what="a large database")
+    reader, other = (sqlite3.connect(f"file:{file}?mode=ro", uri=True, isolation_level=None)
+                     for _ in range(2))
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM batch").fetchone()
+    service.delete(f"/v1/batches/{bulky['id']}").expect(204)
+    eventually(lambda: other.execute("PRAGMA page_count").fetchone()[0] * 8192 < 50 << 20, 30,
+               "pages given back")
+    assert file.stat().st_size > 80 << 20
+    failed = failed_checkpoints(service)
+    eventually(lambda: failed_checkpoints(service) >= failed + 2, what="trying in vain")
+    assert file.stat().st_size > 80 << 20
+    reader.close()
+    eventually(lambda: file.stat().st_size < 50 << 20, what="a smaller file")
+    other.close()

@@ -420,6 +420,34 @@ static void test_log_is_bounded(void **state)
     store_close(s);
 }
 
+/* A log that is begun anew with more than was in it before is seen to be: what is in it counts as not
+ * folded back, and is folded at the same bound. */
+static void test_new_log_longer_than_the_old(void **state)
+{
+    (void)state;
+    static char body[1 << 20];
+    static const uint64_t upto[] = {33, 33 + 40, 33 + 40 + 52};
+    struct store *s = open_store(STORE_WRITE);
+    OK(store_begin(s, false));
+    add_batch(s, 1, BATCH_OPEN, NULL);
+    OK(store_commit(s));
+    for (uint64_t i = 0, n = 1; i < 3; i++) {
+        uint64_t first = n;
+        OK(store_begin(s, false));
+        for (; n <= upto[i]; n++) {
+            struct result r = result_of(n, n);
+            r.body = (struct span){body, sizeof(body)};
+            r.body_len = sizeof(body);
+            OK(store_add_result(s, 1, &r));
+        }
+        OK(store_commit(s));
+        assert_in_range(store_unfolded(s), (n - first) << 20, (n - first + 1) << 20);
+        store_checkpoint(s, false);
+        assert_int_equal(store_unfolded(s), 0);
+    }
+    store_close(s);
+}
+
 /* ---- batches ---- */
 
 static void same_batch(const struct batch *a, const struct batch *b)
@@ -760,6 +788,7 @@ int main(void)
         TEST(test_killed_anywhere),
         TEST(test_checkpoint),
         TEST(test_log_is_bounded),
+        TEST(test_new_log_longer_than_the_old),
         TEST(test_batch_fields),
         TEST(test_visibility_and_list),
         TEST(test_idem_key),
