@@ -6,6 +6,11 @@
 #include "api/answer.h"
 #include "server/metrics.h"
 
+enum {
+    FREED_WORTH = 4 * 1024 * 1024, /* is given back … */
+    GIVE_BACK_US = 1000 * 1000,    /* … not more often than so */
+};
+
 static uint64_t budget(const struct api *api)
 {
     return engine_memory(api->engine)->answers;
@@ -29,8 +34,21 @@ void held_change(struct api *api, size_t *mine, size_t now)
 {
     api->held += now;
     api->held -= *mine;
+    api->freed += *mine > now ? *mine - now : 0;
     *mine = now;
     metric_set(METRIC_MEMORY_USED + METRIC_BUDGET_ANSWERS, (int64_t)api->held);
+}
+
+void held_ended(struct api *api, uint64_t bytes)
+{
+    int64_t now = now_us();
+
+    api->freed += bytes;
+    if (api->freed < FREED_WORTH || now < api->give_back_us)
+        return;
+    api->freed = 0;
+    api->give_back_us = now + GIVE_BACK_US;
+    memory_give_back();
 }
 
 void held_be_patient(struct request *r)

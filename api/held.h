@@ -15,6 +15,10 @@ void held_change(struct api *api, size_t *mine, size_t now);
 /* Takes over the text; it is counted until the answer has gone. NULL: out of memory. */
 struct MHD_Response *held_response(struct api *api, struct buf *b, const char *type);
 
+/* A request ended that held so many bytes at least. Now and then, after much of it, the memory goes
+ * back to the system. */
+void held_ended(struct api *api, uint64_t bytes);
+
 /* Its answer is long: the reader may take its time. */
 void held_be_patient(struct request *r);
 

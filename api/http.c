@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "api/answer.h"
+#include "api/held.h"
 #include "api/ingest.h"
 #include "api/inspect.h"
 #include "api/park.h"
@@ -395,7 +396,9 @@ static void on_completed(void *arg, struct MHD_Connection *conn, void **context,
     if (r->finishing && --api->answering == 0)
         pthread_cond_broadcast(&api->quiet);
     pthread_mutex_unlock(&api->lock);
+    uint64_t bytes = r->body_seen;
     request_free(r);
+    held_ended(api, bytes);
 }
 
 __attribute__((format(printf, 2, 0))) static void on_log(void *arg, const char *fmt, va_list ap)

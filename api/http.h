@@ -90,6 +90,8 @@ struct api {
     char *hosts[4];         /* what Host may say, lower case, without port */
     bool check_layout;      /* the library is the one whose memory layout inspect.c knows */
     uint64_t held;          /* bytes of answers that were not read yet; held.h */
+    uint64_t freed;         /* bytes of requests and answers since memory was given back … */
+    int64_t give_back_us;   /* … and when that may be done again */
     struct ingest *ingests; /* all uploads, for their Idempotency-Keys */
 
     uint32_t id_base, ids; /* of request ids: which process, and how many */

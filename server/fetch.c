@@ -2,7 +2,7 @@
 #define _GNU_SOURCE
 #include "server/fetch.h"
 
-#ifdef CURL_MIMALLOC
+#ifdef HAVE_MIMALLOC
 #include <mimalloc.h>
 #endif
 #include <stdio.h>
@@ -17,14 +17,15 @@
 #include "server/pulse.h"
 
 enum {
-    DISK_US = 50 * 1000, /* then look whether there is room on the disk */
-    FULL_US = 10 * 1000, /* then look whether others have given descriptors back */
+    DISK_US = 50 * 1000,        /* then look whether there is room on the disk */
+    FULL_US = 10 * 1000,        /* then look whether others have given descriptors back */
+    GIVE_BACK_US = 1000 * 1000, /* without a transfer */
     SCRATCH_MAX = 64 * 1024 * 1024,
 };
 
 int fetch_global_init(void)
 {
-#ifdef CURL_MIMALLOC
+#ifdef HAVE_MIMALLOC
     /* A transfer is some 40 allocations of libcurl's; with the C library's malloc they are a sixth
      * of the fetcher's time in user mode. */
     CURLcode rc = curl_global_init_mem(CURL_GLOBAL_DEFAULT, mi_malloc, mi_free, mi_realloc,
@@ -524,6 +525,19 @@ static int64_t wait_for_disk(const struct fetcher *f, int64_t until)
     return f->no_disk && back < until ? back : until;
 }
 
+/* What a burst took is not kept for the next one, which may be far off. Returns when to come back at
+ * the latest. */
+static int64_t give_back(struct fetcher *f, int64_t until)
+{
+    if (f->n_transfers > 0) {
+        f->give_back_us = f->now + GIVE_BACK_US;
+    } else if (f->give_back_us <= f->now) {
+        f->give_back_us = INT64_MAX;
+        memory_give_back();
+    }
+    return f->n_transfers == 0 && f->give_back_us < until ? f->give_back_us : until;
+}
+
 static void *fetcher_main(void *arg)
 {
     struct fetcher *f = arg;
@@ -545,7 +559,7 @@ static void *fetcher_main(void *arg)
         if (may_start && !more)
             more = start_some(f); /* what ended with the answers made room */
         more = more || f->asked;
-        until = wait_for_disk(f, spare_descriptors(f, until));
+        until = give_back(f, wait_for_disk(f, spare_descriptors(f, until)));
         if (may_start && sched_due(&f->sched) < until)
             until = sched_due(&f->sched);
         int64_t flush = out_turn(f);

@@ -300,6 +300,7 @@ struct fetcher {
     bool full;                /* no descriptor for another transfer */
     bool unwritten;           /* too many results are on their way to the disk */
     int64_t turn_us;          /* when this turn began */
+    int64_t give_back_us;     /* when memory goes back to the system; INT64_MAX: it has */
     int64_t spare_due;        /* when to ask the others for descriptors again */
     int64_t ports_short_until;
     uint32_t n_parted;

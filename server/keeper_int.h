@@ -28,8 +28,9 @@ struct keeper {
     int64_t clock_us;              /* what to add to monotonic time for Unix time: one that never
                                         jumps, for what is due after a restart too */
     bool stop;
-    bool crowded;     /* budget_crowded() as it was */
-    int64_t noted_us; /* keeper_disk.c: sizes were noted */
+    bool crowded;         /* budget_crowded() as it was */
+    int64_t noted_us;     /* keeper_disk.c: sizes were noted */
+    int64_t give_back_us; /* when memory goes back to the system; INT64_MAX: it has */
 
     struct live *cancelling; /* batches whose pending requests get their results */
     struct buf scratch;      /* a page, or records of waiting.c's */

@@ -19,6 +19,7 @@ enum {
     PACE_IDLE = 1,
     LOOK_US = 60 * 1000 * 1000,
     RETRY_US = 1000 * 1000,
+    GIVE_BACK_US = 1000 * 1000, /* without a batch: its memory goes back to the system */
     /* Free pages are used again first. They are given back when there are more than both of … */
     UNUSED_BYTES = 64 * 1024 * 1024,
     UNUSED_PART = 5,  /* (one so-manyth of the file) */
@@ -208,11 +209,22 @@ static void fold_shrunk(struct keeper *k, int64_t now)
     u->fold_us = u->shrunk ? now + RETRY_US : 0;
 }
 
+static void give_back_memory(struct keeper *k, int64_t now)
+{
+    if (k->n_live > 0) {
+        k->give_back_us = now + GIVE_BACK_US;
+    } else if (k->give_back_us <= now) {
+        k->give_back_us = INT64_MAX;
+        memory_give_back();
+    }
+}
+
 void keeper_upkeep(struct keeper *k)
 {
     struct upkeep *u = &k->upkeep;
     int64_t begin = now_us();
     size_t n_expired, done;
+    give_back_memory(k, begin);
     if (begin < u->due_us || !keeper_may_upkeep(k) || k->stop)
         return;
     int rc = slice(k, begin, &n_expired, &done);

@@ -3,6 +3,9 @@
 
 #include <inttypes.h>
 #include <limits.h>
+#ifdef HAVE_MIMALLOC
+#include <mimalloc.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -107,6 +110,13 @@ void memory_plan_text(const struct memory_plan *p, char *out, size_t size)
 }
 
 /* ---- the system ---- */
+
+void memory_give_back(void)
+{
+#ifdef HAVE_MIMALLOC /* the sanitizers' allocators have nothing of the kind */
+    mi_collect(true);
+#endif
+}
 
 uint64_t memory_auto(uint64_t machine, uint64_t cgroup)
 {

@@ -56,6 +56,10 @@ void memory_plan_make(struct memory_plan *p, uint64_t limit, const struct memory
 /* "memory: at most 120.0m of 128.0m: transfers 28.6m (1464), …" without a line end. */
 void memory_plan_text(const struct memory_plan *p, char *out, size_t size);
 
+/* Returns what the calling thread freed to the system, which the allocator would keep for its next
+ * allocations. It takes some ms at most. */
+void memory_give_back(void);
+
 /* What --memory-limit auto stands for: half of the least of machine and cgroup. */
 uint64_t memory_auto(uint64_t machine, uint64_t cgroup);
 /* The machine's memory; MEMORY_NONE: unknown. */

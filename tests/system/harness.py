@@ -322,6 +322,12 @@ class Service:
         text = pathlib.Path(f"/proc/{self.process.pid}/status").read_text()
         return int(re.search(rf"^{name}:\s+(\d+) kB", text, re.M)[1])
 
+    def metric(self, name):
+        """What /metrics says of a series, or of all those of a name together."""
+        text = self.get("/metrics", keep=1 << 20).expect(200).body.decode()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines()
+                   if line.startswith((name + " ", name + "{")))
+
     # ---- requests ----
 
     @property

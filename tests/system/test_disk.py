@@ -55,10 +55,6 @@ class Small(harness.Service):
         eventually(lambda: self.get("/readyz").status == 200, seconds, "ready again")
         return time.monotonic() - begin
 
-    def metric(self, name):
-        text = self.get("/metrics").expect(200).body.decode()
-        return float(re.search(rf"^{re.escape(name)} (\S+)$", text, re.M)[1])
-
     def end(self):
         try:
             self.stop()
