@@ -559,7 +559,7 @@ static void *fetcher_main(void *arg)
         if (may_start && !more)
             more = start_some(f); /* what ended with the answers made room */
         more = more || f->asked;
-        until = give_back(f, wait_for_disk(f, spare_descriptors(f, until)));
+        until = end_late(f, give_back(f, wait_for_disk(f, spare_descriptors(f, until))));
         if (may_start && sched_due(&f->sched) < until)
             until = sched_due(&f->sched);
         int64_t flush = out_turn(f);

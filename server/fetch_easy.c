@@ -318,6 +318,10 @@ int easy_set_up(struct transfer *t)
     int64_t connect = easy_connect_timeout_us(t) - (f->now - t->resolve_us);
     left = left < 1000 ? 1000 : left;
     connect = connect < 1000 ? 1000 : connect;
+    t->begin_us = f->now;
+    t->most_us = left;
+    t->connect_most_us = connect;
+    t->late = false;
 
     buf_reset(&f->scratch);
     int rc = buf_add(&f->scratch, t->url.text.ptr, t->url.text.len);

@@ -12,6 +12,8 @@
 #include "server/retry.h"
 
 enum {
+    LATE_US = 100 * 1000, /* libcurl is given so long to see it */
+    LOOK_US = 500 * 1000,
     PORTS_PAUSE_MAX_US = 1000 * 1000,
     PORTS_AGAIN_US = 2000 * 1000, /* a failure this soon after a pause makes the next one longer */
 };
@@ -36,7 +38,7 @@ static void gather_times(struct transfer *t)
     int64_t connect = info_us(t->easy, CURLINFO_CONNECT_TIME_T);
     int64_t tls = info_us(t->easy, CURLINFO_APPCONNECT_TIME_T);
     int64_t first = info_us(t->easy, CURLINFO_STARTTRANSFER_TIME_T);
-    int64_t total = info_us(t->easy, CURLINFO_TOTAL_TIME_T);
+    int64_t total = t->late ? t->f->now - t->begin_us : info_us(t->easy, CURLINFO_TOTAL_TIME_T);
     t->active_us += total;
     if (connect == 0 && first == 0) {
         add_time(t, TIMING_CONNECT, total);
@@ -445,4 +447,36 @@ void end_timer(struct transfer *t)
     }
     add_time(t, TIMING_DNS, t->f->now - t->resolve_us);
     end_with(t, fail(OUTCOME_TIMEOUT, "the name was not resolved in time"));
+}
+
+static bool is_late(const struct transfer *t)
+{
+    int64_t most = t->most_us;
+    if (!t->connected && t->connect_most_us < most)
+        most = t->connect_most_us;
+    return t->state == TRANSFER_RUNNING && t->f->now - t->begin_us > most + LATE_US;
+}
+
+int64_t end_late(struct fetcher *f, int64_t until)
+{
+    if (f->n_transfers == 0)
+        return until;
+    if (f->late_due <= f->now) {
+        struct transfer *late = NULL;
+        f->late_due = f->now + LOOK_US;
+        for (struct transfer *t = f->transfers; t != NULL; t = t->next) {
+            if (!is_late(t))
+                continue;
+            t->late = true;
+            t->list_next = late;
+            late = t;
+        }
+        while (late != NULL) {
+            struct transfer *t = late;
+            late = t->list_next;
+            t->list_next = NULL;
+            end_transfer(t, CURLE_OPERATION_TIMEDOUT);
+        }
+    }
+    return f->late_due < until ? f->late_due : until;
 }

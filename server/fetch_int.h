@@ -170,9 +170,12 @@ struct transfer {
     int64_t join_us;            /* JOINING since */
 
     /* times, µs */
-    int64_t ready_us;   /* waits in the scheduler since */
-    int64_t resolve_us; /* waits for its name since */
-    int64_t active_us;  /* spent by the hops of this attempt */
+    int64_t ready_us;                 /* waits in the scheduler since */
+    int64_t resolve_us;               /* waits for its name since */
+    int64_t begin_us;                 /* libcurl has it since, … */
+    int64_t most_us, connect_most_us; /* … and it may take so long */
+    bool late;                        /* it took longer */
+    int64_t active_us;                /* spent by the hops of this attempt */
     uint64_t timing[STORE_TIMINGS];
     uint32_t attempts;
     bool new_attempt; /* the next start begins one */
@@ -300,6 +303,7 @@ struct fetcher {
     bool full;                /* no descriptor for another transfer */
     bool unwritten;           /* too many results are on their way to the disk */
     int64_t turn_us;          /* when this turn began */
+    int64_t late_due;         /* when to look for transfers that take too long */
     int64_t give_back_us;     /* when memory goes back to the system; INT64_MAX: it has */
     int64_t spare_due;        /* when to ask the others for descriptors again */
     int64_t ports_short_until;
@@ -411,7 +415,10 @@ struct verdict {
 };
 void end_transfer(struct transfer *t, CURLcode code); /* libcurl is done with it */
 void end_with(struct transfer *t, struct verdict v);  /* holds its slots; not running */
-void end_timer(struct transfer *t);                   /* its timer is due */
+void end_timer(struct transfer *t);
+/* Ends what takes longer than it may. libcurl's timers are told once: when one fires while there is a
+ * part of a ms left, it is never told again. Returns when to look next, or `until`. */
+int64_t end_late(struct fetcher *f, int64_t until); /* its timer is due */
 
 /* fetch_out.c */
 /* It waits until `due_us` for another attempt. Takes its live reference. */

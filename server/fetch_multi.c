@@ -104,6 +104,13 @@ static void forget_unconnected(struct transfer *t)
     t->fd = -1;
 }
 
+/* Whose number the system gives out again was closed so, and its transfer has not been told yet. */
+static void forget_former(struct fetcher *f, int fd)
+{
+    if (entry(f, fd)->no != 0)
+        forget_socket(f, fd);
+}
+
 curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct curl_sockaddr *a)
 {
     struct transfer *t = transfer;
@@ -125,6 +132,7 @@ curl_socket_t multi_open_socket(void *transfer, curlsocktype purpose, struct cur
     }
     memcpy(&t->peer, &a->addr, a->addrlen < sizeof(t->peer) ? a->addrlen : sizeof(t->peer));
     forget_unconnected(t);
+    forget_former(t->f, fd);
     t->f->sockets++;
     t->fd = fd;
     t->fd_no = ++t->f->last_socket;
@@ -153,6 +161,7 @@ int multi_close_socket(void *fetcher, curl_socket_t fd)
 void multi_watch(void *fetcher, int fd, bool rd, bool wr)
 {
     struct fetcher *f = fetcher;
+    forget_former(f, fd);
     struct fd_entry *en = entry(f, fd);
     en->kind = rd || wr ? FD_DNS : FD_NONE;
     epoll_set(f, fd, en, (rd ? (uint32_t)EPOLLIN : 0) | (wr ? (uint32_t)EPOLLOUT : 0));
