@@ -407,8 +407,13 @@ bool multi_is_open(const struct fetcher *f, int fd, uint64_t no)
 static void spoil(struct fetcher *f, int fd, struct fd_entry *en)
 {
     char junk[4096];
-    for (int i = 0; i < 16 && recv(fd, junk, sizeof(junk), MSG_DONTWAIT) > 0; i++)
-        ;
+    ssize_t n = recv(fd, junk, sizeof(junk), MSG_DONTWAIT);
+    /* The event may be older than the response's end: libcurl read it because a timer of its transfer
+     * was due in the turn of another one, whose event came first. */
+    if (n < 0 && (errno == EAGAIN || errno == EINTR))
+        return;
+    for (int i = 0; i < 16 && n > 0; i++)
+        n = recv(fd, junk, sizeof(junk), MSG_DONTWAIT);
     (void)shutdown(fd, SHUT_RDWR);
     epoll_set(f, fd, en, 0);
     f->shards[en->shard].stale = true;
