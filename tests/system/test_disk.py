@@ -350,6 +350,7 @@ def test_promise_4_max_disk_is_kept_by_refusing_and_waiting(small, origin):
         assert service.ready(10) < 5 * SLOWER
         for batch in [*done[2:], waiting]:
             all_succeeded(service, batch, MIB // 2)
+        assert service.ready(10) < 5 * SLOWER  # what was just written is in the log and the database
         all_succeeded(service, service.submit([origin.url("/bytes/10?t=after")]))
     finally:
         stop.set()
