@@ -33,6 +33,12 @@ struct live *engine_lookup(struct engine *e, const char *id)
     return l;
 }
 
+struct live *engine_shown(struct engine *e, const char *id)
+{
+    struct live *l = engine_lookup(e, id);
+    return l != NULL && l->b.state != BATCH_DELETED ? l : NULL;
+}
+
 void engine_insert(struct engine *e, struct live *l)
 {
     struct live **p = bucket(e, l->b.id);
@@ -361,7 +367,7 @@ int engine_batch(struct engine *e, struct store *reader, const char *id, struct 
 {
     memset(out, 0, sizeof(*out));
     pthread_mutex_lock(&e->mutex);
-    struct live *l = engine_lookup(e, id);
+    struct live *l = engine_shown(e, id);
     int rc = E_NOTFOUND;
     if (l != NULL) {
         engine_view(l, out);
@@ -382,7 +388,7 @@ void engine_overlay(struct engine *e, struct store *reader, struct batch *b, str
     struct batch own = *b;
     memset(b, 0, sizeof(*b));
     pthread_mutex_lock(&e->mutex);
-    struct live *l = engine_lookup(e, own.id);
+    struct live *l = engine_shown(e, own.id);
     if (l != NULL)
         engine_view(l, out);
     pthread_mutex_unlock(&e->mutex);

@@ -310,6 +310,8 @@ struct engine {
 
 /* engine.c; call with the mutex held. */
 struct live *engine_lookup(struct engine *e, const char *id);
+/* Likewise, but none whose removal is committed and which is about to leave the table. */
+struct live *engine_shown(struct engine *e, const char *id);
 void engine_insert(struct engine *e, struct live *l);
 void engine_remove(struct engine *e, struct live *l);
 /* Of a batch as its row says, that is not in the table: perhaps not yet. */

@@ -156,7 +156,7 @@ static void finish_commit(struct keeper *k, struct msg_commit *m, int rc)
         give_up(k, m->upload);
         if (m->rc == E_EXISTS) {
             pthread_mutex_lock(&e->mutex);
-            struct live *old = engine_lookup(e, m->existing.id);
+            struct live *old = engine_shown(e, m->existing.id);
             if (old != NULL)
                 engine_view(old, &v);
             pthread_mutex_unlock(&e->mutex);

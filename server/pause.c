@@ -66,9 +66,10 @@ void pause_begin(struct live *l)
 void pause_report(struct keeper *k, struct msg_flying *m)
 {
     struct live *l = m->live;
-    ASSERT(l->outstanding >= m->dropped);
+    bool ended = l->all_next == NULL; /* cancelled meanwhile, say: nobody waits for this any more */
+    ASSERT(ended || l->outstanding >= m->dropped);
     budget_back(k->e, l, m->dropped);
-    for (size_t i = 0; i < m->n; i++) {
+    for (size_t i = 0; i < m->n && !ended; i++) {
         if (find(l, m->v[i].index) != NULL) /* on its way from one fetcher to another */
             continue;
         struct flight *f = xcalloc(1, sizeof(*f));

@@ -1,5 +1,6 @@
 """Pause and resume: nothing is begun meanwhile, nothing is fetched twice, and it survives restarts."""
 import collections
+import concurrent.futures
 import threading
 import time
 
@@ -147,3 +148,19 @@ def test_pausing_before_anything_began_and_waiting_for_the_end(start, origin):
     steer(service, batch, "resume")
     waiter.join(20)
     assert ended and ended[0]["status"] == "completed"
+
+
+def test_a_batch_that_ends_while_it_is_being_paused(start, origin):
+    """What the fetchers then tell of it is of a batch that is over."""
+    service = start("--max-per-host", 4)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for i in range(size(40)):
+            urls = [origin.url(f"/delay/0.02?{i}-{n}", HOSTS[n % 5]) for n in range(300)]
+            path = f"/v1/batches/{service.submit(urls)['id']}"
+            verbs = [pool.submit(service.post, f"{path}/{verb}")
+                     for verb in ("pause", "cancel", "pause", "cancel")]
+            verbs.append(pool.submit(service.delete, path))
+            for answer in [v.result() for v in verbs]:
+                assert answer.status in (200, 202, 204, 404, 409), answer
+    assert service.process.poll() is None
+    assert service.run([origin.url("/bytes/3")])[0]["status"] == "succeeded"
