@@ -2,6 +2,7 @@
 up to when each of them binds it. See check.h for the file that comes out."""
 import datetime
 import json
+import os
 import re
 import struct
 
@@ -19,6 +20,18 @@ def events(path):
         at += EVENT.size
         yield kind, ino, where, data[at:at + length]
         at += length
+
+
+def drop_part(path):
+    """Takes off an event of which only a part was written, as the process was killed meanwhile."""
+    data = path.read_bytes()
+    whole = at = 0
+    while at <= len(data):
+        whole = at
+        if at + EVENT.size > len(data):
+            break
+        at += EVENT.size + EVENT.unpack_from(data, at)[1]
+    os.truncate(path, whole)
 
 
 def places_before_checkpoints(path, least):

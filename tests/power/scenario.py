@@ -32,6 +32,10 @@ class Recorded(harness.Service):
         finally:
             harness.BINARY = binary
 
+    def kill(self):
+        super().kill()
+        facts.drop_part(self.log)  # else nothing is understood of what the next process appends
+
 
 class Clients:
     """Some threads that ask for this and that until they are told to stop."""
