@@ -132,7 +132,8 @@ def test_a_thousand_names_that_hang_slow_no_other(service, dns, origin):
         began = time.monotonic()
         results = service.run([url(origin, f"o{int(began * 1e6)}-{i % 100}.many.test", i)
                                for i in range(size(2000))], include="")
-        assert {code(r) for r in results} == {"succeeded"}
+        failed = [(r["url"], r["error"], r["timing"]) for r in results if r["status"] == "failed"]
+        assert not failed, (len(failed), failed[:3])
         return time.monotonic() - began
 
     alone = min(others() for _ in range(2))
