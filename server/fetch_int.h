@@ -415,10 +415,10 @@ struct verdict {
 };
 void end_transfer(struct transfer *t, CURLcode code); /* libcurl is done with it */
 void end_with(struct transfer *t, struct verdict v);  /* holds its slots; not running */
-void end_timer(struct transfer *t);
+void end_timer(struct transfer *t);                   /* its timer is due */
 /* Ends what takes longer than it may. libcurl's timers are told once: when one fires while there is a
  * part of a ms left, it is never told again. Returns when to look next, or `until`. */
-int64_t end_late(struct fetcher *f, int64_t until); /* its timer is due */
+int64_t end_late(struct fetcher *f, int64_t until);
 
 /* fetch_out.c */
 /* It waits until `due_us` for another attempt. Takes its live reference. */
