@@ -182,6 +182,12 @@ def test_headers_that_would_break_the_request_are_refused(service, name):
         422, "invalid-field", errors=[{"pointer": f"/requests/0/headers/{name}"}])
 
 
+@pytest.mark.parametrize("name", ["a\nb", "a\r\nb"])
+def test_a_pointer_may_have_line_ends(service, name):
+    post(service, {"requests": [{"url": URL, "headers": {name: "x"}}]}).problem(
+        422, "invalid-field", errors=[{"pointer": f"/requests/0/headers/{name}"}])
+
+
 @pytest.mark.parametrize("body", [
     '{"urls": ["%s"], "urls": ["%s"]}' % (URL, URL),
     '{"urls": ["%s"], "name": "a", "name": "b"}' % URL,
