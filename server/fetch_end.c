@@ -463,6 +463,7 @@ int64_t end_late(struct fetcher *f, int64_t until)
         return until;
     if (f->late_due <= f->now) {
         struct transfer *late = NULL;
+        ASSERT(f->doubts == NULL); /* they are listed as these are */
         f->late_due = f->now + LOOK_US;
         for (struct transfer *t = f->transfers; t != NULL; t = t->next) {
             if (!is_late(t))
