@@ -111,7 +111,7 @@ struct disk {
     _Atomic int64_t announced;
     _Atomic int64_t short_until;             /* monotonic: starts pause; 0: they do not */
     _Atomic uint64_t unused, unfolded, size; /* of the database */
-    _Atomic bool tight, fold, may_fold;
+    _Atomic bool tight, fold;
 
     pthread_mutex_t mutex; /* what follows */
     struct disk_space space;
@@ -260,7 +260,6 @@ static void judge(struct disk *d)
     /* On a small disk the log stays below the reserve, so that there is always room to fold it. */
     uint64_t fold = state != DISK_WELL ? 0 : tight || size == RESERVE_MOST ? MIB : size / 2;
     atomic_store(&d->fold, (tight || size < RESERVE_MOST) && s->log > fold);
-    atomic_store(&d->may_fold, state == DISK_WELL || s->free >= s->grows);
     atomic_store(&d->tight, tight);
     int64_t until = atomic_load(&d->short_until);
     if (until != 0 && (left >= d->short_left || now_us() >= until))
@@ -364,9 +363,13 @@ bool disk_fold(struct disk *d)
     return atomic_exchange(&d->fold, false);
 }
 
-bool disk_may_fold(const struct disk *d)
+bool disk_may_fold(struct disk *d)
 {
-    return atomic_load_explicit(&d->may_fold, memory_order_relaxed);
+    pthread_mutex_lock(&d->mutex);
+    look_now(d);
+    bool may = d->space.free >= d->space.grows;
+    pthread_mutex_unlock(&d->mutex);
+    return may;
 }
 
 /* ---- the keeper ---- */

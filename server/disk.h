@@ -82,8 +82,9 @@ int64_t disk_pace_us(const struct disk *d);
 bool disk_tight(const struct disk *d);
 /* Now: once a look at most. */
 bool disk_fold(struct disk *d);
-/* Whether the log can be folded at all: begun in vain, that takes the last space. */
-bool disk_may_fold(const struct disk *d);
+/* Whether the log can be folded at all: begun in vain, that takes the last space. As it is now, if
+ * disk_note was called after the last commit. */
+bool disk_may_fold(struct disk *d);
 
 /* ---- fetchers ---- */
 

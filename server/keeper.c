@@ -85,6 +85,8 @@ int keeper_attempt(struct keeper *k, struct msg *list, bool background)
 {
     int rc = commit_group(k, list, background);
     if (rc == 0) {
+        if (list != NULL) /* before fetchers see that what they brought in is stored */
+            (void)keeper_note(k);
         keeper_background_done(k);
         keeper_publish(k);
     } else {

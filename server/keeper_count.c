@@ -91,8 +91,9 @@ static void checkpoint(struct keeper *k, bool force)
 
 void keeper_checkpoint(struct keeper *k)
 {
-    if (disk_may_fold(k->e->disk))
-        checkpoint(k, disk_fold(k->e->disk));
+    bool force = disk_fold(k->e->disk);
+    if (store_checkpoint_due(k->e->store, force) && disk_may_fold(k->e->disk))
+        checkpoint(k, force);
 }
 
 bool keeper_fold(struct keeper *k)

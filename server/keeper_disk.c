@@ -32,8 +32,9 @@ void keeper_turn_full(struct keeper *k, struct msg *list)
         *tails[part] = m;
         tails[part] = &m->next;
     }
+    store_cut(k->e->store);
     if (disk_may_fold(k->e->disk))
-        store_checkpoint(k->e->store, true);
+        (void)keeper_fold(k);
     if (steers != NULL)
         finish_all(k, steers, keeper_attempt(k, steers, false));
     if (others != NULL)
@@ -57,18 +58,24 @@ void keeper_probe(struct keeper *k)
         disk_failed(d, rc, why);
 }
 
+uint64_t keeper_note(struct keeper *k)
+{
+    struct store_stats s;
+    if (store_stats(k->e->store, &s) == 0)
+        disk_note(k->e->disk, s.free_bytes, store_unfolded(k->e->store), s.size_bytes);
+    return s.free_bytes;
+}
+
 void keeper_watch(struct keeper *k)
 {
     struct disk *d = k->e->disk;
-    struct store_stats s;
     int64_t now = now_us();
     if (now >= k->noted_us) {
         k->noted_us = now + NOTE_US;
-        if (store_stats(k->e->store, &s) == 0)
-            disk_note(d, s.free_bytes, store_unfolded(k->e->store), s.size_bytes);
+        uint64_t unused = keeper_note(k);
         if (disk_tight(d))
             spill_trim(k->e->spill);
-        if (disk_tight(d) && s.free_bytes >= UPKEEP_WORTH && !k->upkeep.failed)
+        if (disk_tight(d) && unused >= UPKEEP_WORTH && !k->upkeep.failed)
             k->upkeep.due_us = 0; /* free pages go back now */
     }
     disk_look(d);

@@ -70,6 +70,8 @@ int keeper_attempt(struct keeper *k, struct msg *list, bool background) MUSTCHEC
 /* keeper_disk.c */
 void keeper_turn_full(struct keeper *k, struct msg *list);
 void keeper_probe(struct keeper *k);
+/* Tells the disk's state how large the database is and will be; -> bytes of free pages. */
+uint64_t keeper_note(struct keeper *k);
 /* Once a turn. */
 void keeper_watch(struct keeper *k);
 

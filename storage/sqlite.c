@@ -548,13 +548,18 @@ int store_probe(struct store *s)
     return rc;
 }
 
+bool store_checkpoint_due(const struct store *s, bool force)
+{
+    return force || s->frames >= s->checkpoint_at;
+}
+
 void store_checkpoint(struct store *s, bool force)
 {
     int mode = SQLITE_CHECKPOINT_PASSIVE, frames = 0, folded = -1;
+    if (!store_checkpoint_due(s, force))
+        return;
     if (force)
         mode = SQLITE_CHECKPOINT_TRUNCATE;
-    else if (s->frames < s->checkpoint_at)
-        return;
     else if (s->frames >= RESTART_FRAMES)
         mode = SQLITE_CHECKPOINT_RESTART;
     if (sq_mend(s) != 0)

@@ -97,10 +97,21 @@ static int write_again(struct store *s, sqlite3_file *log, const struct index *x
     return memcmp(sum, x->sum, sizeof(sum)) == 0 ? 0 : lost(s, "the last commit", x->frames);
 }
 
+static size_t frame_size(const struct index *x)
+{
+    return FRAME + (x->page_size == 1 ? 65536 : x->page_size);
+}
+
+/* Where what was committed ends in the log. */
+static sqlite3_int64 log_end(const struct index *x)
+{
+    return HEAD + (sqlite3_int64)x->frames * (sqlite3_int64)frame_size(x);
+}
+
 static int mend(struct store *s, sqlite3_file *log, const struct index *x)
 {
-    size_t size = FRAME + (x->page_size == 1 ? 65536 : x->page_size);
-    sqlite3_int64 end = HEAD + (sqlite3_int64)x->frames * (sqlite3_int64)size, length = 0;
+    size_t size = frame_size(x);
+    sqlite3_int64 end = log_end(x), length = 0;
     uint8_t *frame = malloc(size);
     if (frame == NULL)
         return E_NOMEM;
@@ -138,17 +149,34 @@ bool sq_log_is_new(struct store *s)
     return true;
 }
 
-int sq_mend(struct store *s)
+static sqlite3_file *log_file(const struct store *s)
 {
     sqlite3_file *log = NULL;
+    sqlite3_file_control(s->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
+    return log != NULL && log->pMethods != NULL ? log : NULL;
+}
+
+/* Readers read no further than the commit that they know, and the next transaction begins there. */
+void store_cut(struct store *s)
+{
+    sqlite3_file *log = log_file(s);
+    sqlite3_int64 length = 0;
+    struct index x;
+    if (!s->unsure && sqlite3_get_autocommit(s->db) && log != NULL && read_index(s, &x) == 0 &&
+        log->pMethods->xFileSize(log, &length) == SQLITE_OK && length > log_end(&x))
+        (void)log->pMethods->xTruncate(log, log_end(&x));
+}
+
+int sq_mend(struct store *s)
+{
+    sqlite3_file *log = log_file(s);
     struct index x;
     if (!s->unsure)
         return 0;
     if (s->lost) /* s->error says it */
         return E_CORRUPT;
-    sqlite3_file_control(s->db, "main", SQLITE_FCNTL_JOURNAL_POINTER, &log);
     snprintf(s->error, sizeof(s->error), "a sync failed, and the log cannot be looked at");
-    if (log == NULL || log->pMethods == NULL || read_index(s, &x) != 0)
+    if (log == NULL || read_index(s, &x) != 0)
         return E_IO;
     int rc = mend(s, log, &x);
     s->unsure = rc != 0;

@@ -242,6 +242,10 @@ int store_probe(struct store *s) MUSTCHECK;
 /* Outside a transaction: folds the write-ahead log back when it has grown; `force`: whatever its
  * size, and cuts it to nothing. Never fails loudly: what it could not do now it does later. */
 void store_checkpoint(struct store *s, bool force);
+/* Whether it would do anything. */
+bool store_checkpoint_due(const struct store *s, bool force);
+/* Outside a transaction: the end of the log goes that a transaction has left which found no space. */
+void store_cut(struct store *s);
 
 /* Bytes of the log that are not folded back, about. */
 uint64_t store_unfolded(const struct store *s);

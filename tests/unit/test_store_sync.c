@@ -204,12 +204,46 @@ static void test_new_log(void **state)
     store_close(s);
 }
 
+/* A transaction that came to nothing has written to the log, as more than fits into the cache. */
+static void test_cut(void **state)
+{
+    (void)state;
+    enum { LARGE = 256 * 1024 };
+    char *text = test_calloc(1, LARGE);
+    struct store *s = open_store(STORE_WRITE);
+    for (int64_t no = 1; no <= 2; no++) {
+        commit(s, no, true, 0);
+        int64_t size = log_size();
+        OK(store_begin(s, true));
+        for (uint32_t i = 0; i < 64; i++)
+            OK(store_add_page(s, no,
+                              &(struct page){.no = i, .data = text, .count = 1, .len = LARGE}));
+        store_cut(s); /* not now */
+        assert_true(log_size() > size);
+        store_rollback(s);
+        assert_true(log_size() > size);
+        store_cut(s);
+        assert_int_equal(log_size(), size);
+        commit(s, no + 10, true, 0);
+        struct store *other = open_copy();
+        if (no == 1)
+            BATCHES(other, 1, 11);
+        else
+            BATCHES(other, 1, 2, 11, 12);
+        store_close(other);
+        store_checkpoint(s, true);
+    }
+    store_close(s);
+    test_free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(test_once),          TEST(test_again_and_again),
         TEST(test_no_checkpoint), TEST(test_checkpoint),
         TEST(test_lost),          TEST(test_new_log),
+        TEST(test_cut),
     };
     return cmocka_run_group_tests_name("store_sync", tests, NULL, NULL);
 }
