@@ -135,11 +135,23 @@ distinguished_name = name
     leaf("no-chain", "middle", here)
 
 
+def connected():
+    """The local ports of all connections that are open, as the kernel has them."""
+    ports = set()
+    for file in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in open(file).read().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            if state == "01":
+                ports.add(int(local.split(":")[1], 16))
+    return ports
+
+
 class Origin:
     def __init__(self, directory):
         self.dir = pathlib.Path(directory)
         self.process = None
         self.log_offset = 0
+        self.generation = "0"
 
     def start(self):
         make_certificates(self.dir / "tls")
@@ -256,30 +268,18 @@ class Origin:
         return json.loads(self.get("/__state"))
 
     def reset(self):
-        """Forgets peaks and log; nothing may be in flight (waits for that)."""
+        """Forgets peaks and hits; nothing may be in flight (waits for that)."""
         end = time.monotonic() + 15
-        while (busy := self.active()) > 0:
-            # nginx does not always notice that a client has left while it sleeps; without a
-            # connection nothing is in flight, whatever the count says
-            if time.monotonic() > end - 14 and not self.connections():
-                self.get("/__reset?active=1")
-            assert time.monotonic() < end, f"{busy} requests are still in flight at the origin"
+        # nginx does not always notice that a client has left while it sleeps
+        while flights := self.flights() & connected():
+            assert time.monotonic() < end, f"still in flight, from these ports: {flights}"
             time.sleep(0.02)
-        arrivals = self.arrivals()
-        while self._lines().count("\n") < arrivals and time.monotonic() < end:
-            time.sleep(0.02)  # an answer is counted down before its line is written
-        self.get("/__reset")
+        self.generation = self.get("/__reset").decode()
         self.log_offset = (self.dir / "access.log").stat().st_size
 
-    def connections(self):
-        """Those to our port that are open, as the kernel has them."""
-        found = []
-        for file in ("/proc/net/tcp", "/proc/net/tcp6"):
-            for line in open(file).read().splitlines()[1:]:
-                _, local, remote, state, *_ = line.split()
-                if state == "01" and int(local.split(":")[1], 16) == self.port:
-                    found.append(remote)
-        return found
+    def flights(self):
+        """The clients' ports of the connections that have a request in flight."""
+        return {int(line.rsplit(b":", 1)[1]) for line in self.get("/__flights").splitlines()}
 
     def active(self):
         return self.state().get("active:*", 0)
@@ -306,17 +306,18 @@ class Origin:
             return f.read()
 
     def hits(self, count=None):
-        """The requests that ended since reset(); waits until there are at least `count`, as the
+        """The requests since reset() that have ended; waits until there are at least `count`, as the
         line is written after the client has its answer."""
         end = time.monotonic() + 15
         while True:
             text = self._lines()
-            lines = text[:text.rfind("\n") + 1].splitlines()
+            lines = [line for line in text[:text.rfind("\n") + 1].splitlines()
+                     if line.endswith(f" {self.generation}")]
             if count is None or len(lines) >= count or time.monotonic() > end:
                 break
             time.sleep(0.02)
         hits = []
         for line in lines:
-            at, host, method, uri, status, connection, protocol = line.split(" ")
+            at, host, method, uri, status, connection, protocol, _ = line.split(" ")
             hits.append(Hit(float(at), host, method, uri, int(status), int(connection), protocol))
         return hits

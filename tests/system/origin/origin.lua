@@ -11,10 +11,16 @@
 -- takes the greater one.
 
 local active = ngx.shared.active
+local flights = ngx.shared.flights
 local peaks = ngx.shared.peaks
 local tries = ngx.shared.tries
 
 local M = {}
+
+-- How often everything was reset.
+local function generation()
+    return active:get("generation") or 0
+end
 
 local function up(key, worker)
     local n = active:incr(key, 1, 0)
@@ -31,6 +37,10 @@ function M.enter()
     peaks:incr("arrivals", 1, 0)
     local worker = ngx.worker.id()
     ngx.ctx.host = ngx.var.host
+    ngx.ctx.generation = generation()
+    ngx.var.generation = ngx.ctx.generation
+    ngx.ctx.flight = ngx.var.remote_addr .. ":" .. ngx.var.remote_port
+    flights:incr(ngx.ctx.flight, 1, 0)
     up("*", worker)
     up(ngx.ctx.host, worker)
 end
@@ -40,8 +50,14 @@ function M.leave()
     local host = ngx.ctx.host
     if host then
         ngx.ctx.host = nil
+        if ngx.ctx.generation ~= generation() then
+            return -- a reset has forgotten it
+        end
         active:incr("*", -1)
         active:incr(host, -1)
+        if flights:incr(ngx.ctx.flight, -1) == 0 then
+            flights:delete(ngx.ctx.flight)
+        end
     end
 end
 
@@ -62,13 +78,19 @@ function M.state()
     ngx.print("{", table.concat(out, ","), "}")
 end
 
+-- The connections whose requests are in flight, as addresses of the client.
+function M.flights()
+    ngx.print(table.concat(flights:get_keys(0), "\n"))
+end
+
 function M.reset()
-    if ngx.var.arg_active then
-        active:flush_all()
-    end
+    local next = generation() + 1
+    active:flush_all()
+    flights:flush_all()
     peaks:flush_all()
     tries:flush_all()
-    ngx.print("ok")
+    active:set("generation", next)
+    ngx.print(next)
 end
 
 -- The whole answer, or the end of one.
