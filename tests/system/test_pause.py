@@ -56,7 +56,7 @@ def test_nothing_begins_while_a_batch_is_paused(start, origin):
 
 def test_paused_and_resumed_again_and_again_fetches_each_url_once(start, origin):
     """Redirects over hosts, retries and slow answers are under way whenever it is paused."""
-    service = start("--max-per-host", 20, "--fetchers", 2)
+    service = start("--max-per-host", size(20, 2), "--fetchers", 2)
     urls, want = origin.mixed(N, "p")
     batch = service.submit(urls, retry={"max_attempts": 3, "min_backoff_ms": 20,
                                         "max_backoff_ms": 60})

@@ -330,6 +330,7 @@ def test_the_session_of_a_wrong_host_is_not_kept(trusting, tls, handshakes, vers
     for _ in range(3):
         result = trusting.one(f"https://127.0.0.1:{server.port}/")
         assert result["error"]["code"] == "tls", result
+    harness.eventually(lambda: len(server.resumed) == 3)  # it notes that after it has answered
     assert server.offered == server.resumed == [False] * 3
     server.context.load_cert_chain(tls / "good.crt", tls / "good.key")  # mended
     assert trusting.one(f"https://127.0.0.1:{server.port}/")["status"] == "succeeded"
