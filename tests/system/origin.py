@@ -210,7 +210,7 @@ class Origin:
             try:
                 self.state()
                 return True
-            except OSError:
+            except (OSError, http.client.HTTPException):  # where ports are few, we may meet ourselves
                 time.sleep(0.02)  # nothing tells when another process has begun to listen
         return False
 
