@@ -400,6 +400,7 @@ void engine_overlay(struct engine *e, struct store *reader, struct batch *b, str
         own.bytes_received = out->b.bytes_received;
         own.started_ms = out->b.started_ms;
         own.ended_ms = out->b.ended_ms;
+        own.expires_ms = out->b.expires_ms;
     } else if (own.state != BATCH_COMPLETED && own.state != BATCH_CANCELLED) {
         /* It ended after it was read, and before it was looked for: read it once more. */
         struct batch ended;

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from harness import SLOWER, check_complete, check_counts, eventually, query
+from harness import SLOWER, check_complete, check_counts, eventually, query, size
 from origin import HOSTS, DEAD_HOST
 
 
@@ -290,3 +290,25 @@ def test_deleted_batches_stay_deleted_and_their_space_is_used_again(start, origi
     used = sum(p.stat().st_size for p in service.data.rglob("*")
                if p.is_file() and p.name != "reserve")
     assert used < 3 * (4 << 20), f"{used >> 20} MiB"
+
+
+def test_a_list_shows_batches_that_end_as_they_were_or_as_they_are(service, origin):
+    """Every answer is held against openapi.yaml: what is in progress has no end and no expiry."""
+    batches, stop = [], threading.Event()
+
+    def read():
+        while not stop.is_set():
+            service.get("/v1/batches?limit=3").expect(200)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for r in readers:
+        r.start()
+    try:
+        for n in range(size(80, 20)):
+            batches.append(service.submit([origin.url(f"/bytes/1?{n}")]))
+    finally:
+        stop.set()
+        for r in readers:
+            r.join()
+    for b in batches:
+        service.wait(b["id"])
