@@ -9,7 +9,7 @@ import time
 import pytest
 
 import harness
-from harness import SLOWER, eventually, size
+from harness import SANITIZED, SLOWER, eventually, size
 from origin import HOSTS, free_ports
 from toxic import Backlogged, Toxic
 
@@ -156,8 +156,9 @@ def test_very_many_that_wait_for_a_name_all_have_their_time(start, dns, origin):
     batch = service.submit([url(origin, "h.silent.test", i) for i in range(n)],
                            defaults={"timeout_ms": 1500, "connect_timeout_ms": 60000})
     results = service.finish(batch)
-    assert {code(r) for r in results} == {"timeout"}
-    times = [r["timing"]["dns_ms"] for r in results]
+    # where it takes seconds to start them all, the last ones join a question that is soon given up
+    assert {code(r) for r in results} <= ({"timeout", "dns"} if SANITIZED else {"timeout"})
+    times = [r["timing"]["dns_ms"] for r in results if code(r) == "timeout"]
     assert min(times) >= 1400 and max(times) < 1500 + 1000 * SLOWER, (min(times), max(times))
 
 
