@@ -4,8 +4,10 @@
  * that comes behind. So what was committed is read back from the log and held against its
  * checksums, written once more, and that is synced; until then no transaction begins and nothing is
  * checkpointed. What was not committed is cut off: a recovery could find it whole, though its
- * client was told that it failed. A checkpoint whose sync of the database fails needs no more: it
- * counts as not done, and SQLite writes all of it again.
+ * client was told that it failed. A checkpoint whose sync of the database fails counts as not done, but
+ * only from where it began: what an earlier one had copied that a reader stopped, which SQLite does not
+ * sync, may be dropped with it. So the index is told that nothing was copied, as after a recovery, and
+ * the next checkpoint writes all of it again.
  *
  * Formats: https://www.sqlite.org/walformat.html 2.1 (index), fileformat2.html 4 (log). */
 #include <stdio.h>
@@ -20,6 +22,7 @@ enum {
     SHM_REGION = 32 * 1024, /* bytes of the index that are mapped at once */
     MAGIC = 0x377f0682,     /* the lowest bit: the checksums are of big-endian numbers */
     INDEX_VERSION = 3007000,
+    BACKFILL = 96, /* where the index says how many frames are in the database */
 };
 
 /* The head of the index, in the machine's byte order but for the salts. */
@@ -128,13 +131,21 @@ static int mend(struct store *s, sqlite3_file *log, const struct index *x)
     return rc;
 }
 
-static int read_index(const struct store *s, struct index *x)
+static volatile void *map_index(const struct store *s)
 {
     sqlite3_file *file = NULL;
     volatile void *shm = NULL;
     sqlite3_file_control(s->db, "main", SQLITE_FCNTL_FILE_POINTER, &file);
     if (file == NULL || file->pMethods == NULL ||
-        file->pMethods->xShmMap(file, 0, SHM_REGION, 0, &shm) != SQLITE_OK || shm == NULL)
+        file->pMethods->xShmMap(file, 0, SHM_REGION, 0, &shm) != SQLITE_OK)
+        return NULL;
+    return shm;
+}
+
+static int read_index(const struct store *s, struct index *x)
+{
+    volatile void *shm = map_index(s);
+    if (shm == NULL)
         return E_IO;
     memcpy(x, (const void *)shm, sizeof(*x)); /* only this connection changes it */
     return x->version == INDEX_VERSION && x->init ? 0 : E_IO;
@@ -179,6 +190,9 @@ int sq_mend(struct store *s)
     if (log == NULL || read_index(s, &x) != 0)
         return E_IO;
     int rc = mend(s, log, &x);
+    volatile uint8_t *shm = rc == 0 ? map_index(s) : NULL;
+    if (shm != NULL) /* only this process checkpoints, and readers find all in the log */
+        *(volatile uint32_t *)(shm + BACKFILL) = 0;
     s->unsure = rc != 0;
     return rc;
 }
